@@ -1,0 +1,12 @@
+"""ESP-MedSAM for MONAI: promptless 2D medical segmentation over many modalities, as MONAI networks and bundles."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+__version__ = "0.1.0"
+
+# `transforms/` lies at the top of the repository and becomes a subpackage when installed (see setup.cfg). From a mere
+# checkout Python finds this folder and not the other, so say what to do instead of failing somewhere deep inside.
+if find_spec(f"{__name__}.transforms") is None:
+    raise ImportError(f"{__name__} is not installed; run `pip install -e .` in the folder that holds setup.cfg.")
