@@ -1,1 +1,7 @@
+"""Inferers: the 2D network over images and volumes of any size."""
 
+from __future__ import annotations
+
+from .slice_batch import SliceBatchInferer
+
+__all__ = ["SliceBatchInferer"]

@@ -1,0 +1,124 @@
+"""Start from SAM: trunk and decoder from MobileSAM's checkpoint, or the decoder alone from a ViT-B, ViT-L or ViT-H one.
+
+Layouts: ``ChaoningZhang/MobileSAM`` and ``facebookresearch/segment-anything`` (both Apache-2.0). Neither has anything
+for controllers, patch decoder, dense prompter and extra queries: these keep their fresh values.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from esp_medsam_monai.checkpoints.layout import check_entries, read_entries, sam_decoder_name
+from esp_medsam_monai.networks import ESPMedSAM
+
+__all__ = ["Initialised", "load_mobile_sam", "load_sam"]
+
+logger = logging.getLogger(__name__)
+
+_TOKENS = "mask_decoder.mask_tokens.weight"
+_SPARE_DECODER = (
+    "prompt_encoder.",
+    "mask_decoder.iou_token.",
+    "mask_decoder.iou_prediction_head.",
+    *(f"mask_decoder.output_hypernetworks_mlps.{i}." for i in (1, 2, 3)),
+)
+_SPARE_TRUNK = ("image_encoder.norm_head.", "image_encoder.head.")
+
+
+@dataclass(frozen=True)
+class Initialised:
+    """What became of a checkpoint.
+
+    Args:
+        taken: its entries that the network took over.
+        left: its entries that the network has no use for.
+        fresh: entries of the network that it says nothing about.
+    """
+
+    taken: tuple[str, ...]
+    left: tuple[str, ...]
+    fresh: tuple[str, ...]
+
+
+def load_mobile_sam(
+    network: ESPMedSAM, path: str | os.PathLike[str] | Mapping[str, Tensor], start_queries: bool = True
+) -> Initialised:
+    """Initialise trunk, positional encoding and mask decoder from MobileSAM (``mobile_sam.pt``).
+
+    Every hyper-network MLP starts from SAM's MLP 0. The published work does not say what its queries start from; SAM's
+    mask token 0, which belongs to that MLP, is our choice.
+
+    Args:
+        network: changed in place; the patch prompt and the controllers keep their values.
+        path: the checkpoint, or its state dict.
+        start_queries: start the targets' queries from mask token 0; False leaves them as they are.
+
+    Returns:
+        what was taken, what was left over and what is still fresh.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when an entry is missing, unknown or misshapen. The network is unchanged then.
+    """
+    return _load(network, path, "MobileSAM", trunk=True, start_queries=start_queries)
+
+
+def load_sam(
+    network: ESPMedSAM, path: str | os.PathLike[str] | Mapping[str, Tensor], start_queries: bool = True
+) -> Initialised:
+    """Initialise positional encoding and mask decoder from SAM ViT-B, ViT-L or ViT-H; its image encoder is left over.
+
+    Args:
+        network: see :func:`load_mobile_sam`; the trunk keeps its values as well.
+        path: see :func:`load_mobile_sam`.
+        start_queries: see :func:`load_mobile_sam`.
+
+    Returns:
+        see :func:`load_mobile_sam`.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: see :func:`load_mobile_sam`.
+    """
+    return _load(network, path, "SAM", trunk=False, start_queries=start_queries)
+
+
+def _load(
+    network: ESPMedSAM,
+    path: str | os.PathLike[str] | Mapping[str, Tensor],
+    layout: str,
+    trunk: bool,
+    start_queries: bool,
+) -> Initialised:
+    entries, name = read_entries(path)
+    state = network.state_dict()
+    sources = {}
+    for key in state:
+        source = key if trunk and key.startswith("image_encoder.") else sam_decoder_name(key)
+        if source is not None:
+            sources[key] = source
+    expected = {source: state[key].shape for key, source in sources.items()}
+    expected[_TOKENS] = torch.Size((4, network.mask_decoder.extra_queries.shape[1]))
+    spare = (*_SPARE_DECODER, *(_SPARE_TRUNK if trunk else ("image_encoder.",)))
+    check_entries(entries, expected, name, layout, spare)
+    start = {key: entries[source] for key, source in sources.items()}
+    if start_queries:
+        start.update({key: entries[_TOKENS][0] for key in state if key.startswith("mask_decoder.queries.")})
+    network.load_state_dict({**state, **start})
+    taken = {*sources.values(), *([_TOKENS] if start_queries else [])}
+    result = Initialised(
+        taken=tuple(key for key in entries if key in taken),
+        left=tuple(key for key in entries if key not in taken),
+        fresh=tuple(key for key in state if key not in start),
+    )
+    logger.info(
+        "%s: %d entries taken, %d left over; %d of the network's %d entries keep their values.",
+        name, len(result.taken), len(result.left), len(result.fresh), len(state),
+    )  # fmt: skip
+    return result

@@ -1,0 +1,93 @@
+"""Equal shares for all modalities, whatever the sizes of their sets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
+
+import torch
+from torch.utils.data import Sampler
+
+__all__ = ["BalancedModalitySampler"]
+
+
+class _HasModalities(Protocol):
+    modalities: Sequence[str]
+
+
+class BalancedModalitySampler(Sampler[int]):
+    """Draws every modality equally often in an epoch, and spreads each evenly over the epoch.
+
+    Within a modality all images are seen once before any is seen again, also across epochs: a set of 30 images is
+    repeated, a set of 500 is walked through in several epochs. The order depends on seed and epoch alone.
+
+    Args:
+        dataset: has ``modalities``, the modality of each of its entries.
+        num_samples: images in an epoch.
+        seed: of the order.
+        weights: relative share of a modality, 1 for those not named; 0 leaves one out.
+    """
+
+    def __init__(
+        self, dataset: _HasModalities, num_samples: int, seed: int = 0, weights: Mapping[str, float] | None = None
+    ) -> None:
+        if num_samples < 1:
+            raise ValueError(f"num_samples should be at least 1, got {num_samples}.")
+        groups: dict[str, list[int]] = {}
+        for index, modality in enumerate(dataset.modalities):
+            groups.setdefault(modality, []).append(index)
+        unknown = sorted(set(weights or {}) - set(groups))
+        if unknown:
+            raise ValueError(f"weights name {unknown}, but the dataset has the modalities {sorted(groups)}.")
+        shares = {modality: float((weights or {}).get(modality, 1.0)) for modality in groups}
+        if min(shares.values(), default=0.0) < 0 or sum(shares.values()) <= 0:
+            raise ValueError(f"shares of modalities should be >= 0 and not all 0, got {shares} (is the dataset empty?).")
+        self.num_samples = num_samples
+        self.seed = seed
+        self.epoch = 0
+        self._groups = {modality: group for modality, group in groups.items() if shares[modality] > 0}
+        self._shares = {modality: shares[modality] / sum(shares.values()) for modality in self._groups}
+
+    def set_epoch(self, epoch: int) -> None:
+        """Make the next iteration give the order of this epoch (0 is the first), for instance after a resume."""
+        self.epoch = epoch
+
+    def _ends(self, epoch: int) -> dict[str, int]:
+        """Images drawn of each modality before this epoch; the remainders of the division go round over the epochs."""
+        total = epoch * self.num_samples
+        exact = {modality: total * share for modality, share in self._shares.items()}
+        ends = {modality: int(value + 1e-9) for modality, value in exact.items()}
+        by_remainder = sorted(exact, key=lambda modality: ends[modality] - exact[modality])
+        for modality in by_remainder[: total - sum(ends.values())]:
+            ends[modality] += 1
+        return ends
+
+    def _draw(self, modality: str, start: int, end: int) -> list[int]:
+        """Positions ``start`` to ``end`` of the endless sequence of permutations of one modality."""
+        group = self._groups[modality]
+        number = list(self._groups).index(modality)
+        drawn: list[int] = []
+        for lap in range(start // len(group), -(-end // len(group))):
+            order = torch.randperm(len(group), generator=_generator(self.seed, number, lap)).tolist()
+            first = lap * len(group)
+            drawn.extend(group[i] for i in order[max(start - first, 0) : end - first])
+        return drawn
+
+    def __iter__(self) -> Iterator[int]:
+        starts, ends = self._ends(self.epoch), self._ends(self.epoch + 1)
+        generator = _generator(self.seed, len(self._groups), self.epoch)
+        places: list[tuple[float, int]] = []
+        for modality in self._groups:
+            drawn = self._draw(modality, starts[modality], ends[modality])
+            jitter = torch.rand(len(drawn), generator=generator).tolist()
+            places.extend(((i + jitter[i]) / len(drawn), index) for i, index in enumerate(drawn))
+        self.epoch += 1
+        return iter([index for _, index in sorted(places)])
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+
+def _generator(seed: int, stream: int, number: int) -> torch.Generator:
+    """A generator of its own for every (seed, stream, number)."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + stream) * 1_000_003 + number)

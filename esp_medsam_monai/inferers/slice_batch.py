@@ -1,0 +1,202 @@
+"""Run a 2D network over the slices of a volume, in batches, and keep one label volume."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from monai.data import MetaTensor
+from monai.inferers import Inferer
+from tqdm import tqdm
+
+from esp_medsam_monai.geometry import slice_plan
+from esp_medsam_monai.modalities import label_values as label_table
+from esp_medsam_monai.networks.esp_medsam import ABSENT_LOGIT
+
+__all__ = ["SliceBatchInferer", "decide", "resize"]
+
+
+class SliceBatchInferer(Inferer):
+    """Segment images of any size and volumes of any orientation with a 2D network that sees squares.
+
+    Each slice is turned into the one radiological orientation, stretched to the network's square (as in training) and
+    segmented; its logits are resized back and decided at once. Memory is the volume, its labels and one batch of
+    slices. MONAI's ``SliceInferer`` neither orients nor decides, and drops the modality on the way to the network
+    (Project-MONAI/MONAI#8220).
+
+    Args:
+        image_size: side of the network's square in pixels; None takes ``network.img_size``.
+        batch_size: slices per forward pass; the labels do not depend on it.
+        axis: axis that a volume is cut along: 0 to 2 or ``"sagittal"``, ``"coronal"``, ``"axial"``; None for the order
+            of rules of :func:`esp_medsam_monai.geometry.slice_axis`.
+        slice_transform: what the network wants on top of 0..255, ``(S, 1 | 3, h, w)`` -> ``(S, 3, h, w)``, for instance
+            ``NormalizeSlices``; applied to squares, on the network's device. None repeats grey to three channels.
+        label_values: ``{modality: {target: value}}``, values 1 to 255; None numbers the targets of
+            ``network.modalities`` in their order.
+        return_logits: return the logits instead of the labels; this holds ``4 * C`` bytes for each voxel.
+        progress: show a bar over the slice batches of a volume.
+
+    Raises:
+        ValueError: when ``batch_size`` or a label value is out of range.
+    """
+
+    def __init__(
+        self,
+        image_size: int | None = None,
+        batch_size: int = 8,
+        axis: int | str | None = None,
+        slice_transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        label_values: Mapping[str, Mapping[str, int]] | None = None,
+        return_logits: bool = False,
+        progress: bool = False,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"batch_size should be at least 1, got {batch_size}.")
+        for modality, values in (label_values or {}).items():
+            if not all(1 <= value <= 255 for value in values.values()):
+                raise ValueError(f"label values of {modality} should lie in 1..255, got {dict(values)}.")
+        self.image_size = image_size
+        self.batch_size = batch_size
+        self.axis = axis
+        self.slice_transform = slice_transform
+        self.label_values = label_values
+        self.return_logits = return_logits
+        self.progress = progress
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        inputs: torch.Tensor,
+        network: Callable[..., torch.Tensor],
+        modality: str | Sequence[str] | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> MetaTensor:
+        """Segment a batch of images.
+
+        Args:
+            inputs: ``(B, C, *spatial)``, C = 1 or 3, spatial ``(X, Y)`` or ``(X, Y, Z)``, values 0..255; on any device.
+                A plain tensor counts as stored in RAS order.
+            network: called as ``network(x, modality, *args, **kwargs)``, ``(S, 3, h, w)`` -> logits ``(S, K, h, w)``.
+            modality: name of the modality of all images, or one for each; None for that in ``inputs.meta``, and
+                where there is none, the network's default.
+
+        Returns:
+            uint8 label values ``(B, 1, *spatial)``, or with ``return_logits`` float32 ``(B, K, *spatial)`` where
+            targets that an image's modality does not have hold -1e4; on the CPU, with the metadata of ``inputs``.
+
+        Raises:
+            ValueError: when ``inputs`` has another shape, or modalities and images differ in number.
+        """
+        if inputs.ndim not in (4, 5) or inputs.shape[1] not in (1, 3):
+            raise ValueError(f"inputs should be (B, 1 or 3, X, Y[, Z]), got {tuple(inputs.shape)}.")
+        names = self._modalities(inputs, modality)
+        spatial = tuple(inputs.shape[2:])
+        channels = max(len(self.targets(network, name)) for name in names) if self.return_logits else 1
+        dtype = torch.float32 if self.return_logits else torch.uint8
+        result = torch.full((len(inputs), channels, *spatial), ABSENT_LOGIT if self.return_logits else 0, dtype=dtype)
+        for index, name in enumerate(names):
+            image = inputs[index]
+            meta = image.meta if isinstance(image, MetaTensor) else {}
+            affine = image.affine if isinstance(image, MetaTensor) else torch.eye(4)
+            plan = slice_plan(affine, spatial, self.axis, meta.get("slice_axis"))
+            count = 1 if image.ndim == 3 else spatial[plan.axis]
+            stack: torch.Tensor | None = None
+            for start in self._starts(count):
+                slices = plan.to_slices(image, start, start + self.batch_size)
+                part = self._segment(slices, network, name, *args, **kwargs)
+                if stack is None:
+                    stack = part.new_empty((count, *part.shape[1:]))
+                stack[start : start + len(part)] = part
+            found = plan.from_slices(stack)
+            result[index, : len(found)] = found
+        labelled = MetaTensor(result)
+        return labelled.copy_meta_from(inputs) if isinstance(inputs, MetaTensor) else labelled
+
+    def _segment(
+        self,
+        slices: torch.Tensor,
+        network: Callable[..., torch.Tensor],
+        modality: str | None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """Labels ``(S, 1, H, W)`` or logits ``(S, K, H, W)`` of upright slices ``(S, C, H, W)``, on the CPU."""
+        values = list(self.targets(network, modality).values())
+        size = self.image_size or _unwrap(network).img_size
+        x = resize(slices.to(_device(network, slices), torch.float32), (size, size))
+        x = self.slice_transform(x) if self.slice_transform is not None else x.expand(-1, 3, -1, -1)
+        logits = network(x, modality, *args, **kwargs)[:, : len(values)].float()
+        logits = resize(logits, slices.shape[-2:])
+        return (logits if self.return_logits else decide(logits, values)).cpu()
+
+    def _modalities(self, inputs: torch.Tensor, modality: str | Sequence[str] | None) -> list[str | None]:
+        """The modality of every image of the batch."""
+        if modality is None and isinstance(inputs, MetaTensor):
+            modality = inputs.meta.get("modality")
+        if modality is None or isinstance(modality, str):
+            return [modality] * len(inputs)
+        if len(modality) != len(inputs):
+            raise ValueError(f"got {len(modality)} modalities {list(modality)} for {len(inputs)} images.")
+        return list(modality)
+
+    def targets(self, network: Callable[..., torch.Tensor], modality: str | None) -> dict[str, int]:
+        """Targets of a modality, one for each channel of the network's logits, with their label values.
+
+        Args:
+            network: as for the call.
+            modality: a name, or None for the network's default.
+
+        Raises:
+            ValueError: when the modality is unknown, or there is no default.
+        """
+        module = _unwrap(network)
+        table = self.label_values or label_table(module.modalities)
+        if modality is None:
+            modality = getattr(module, "default_modality", None) or (next(iter(table)) if len(table) == 1 else None)
+        if modality is None or modality not in table:
+            raise ValueError(f"no label values for the modality {modality!r}; known: {', '.join(table)}.")
+        return dict(table[modality])
+
+    def _starts(self, count: int) -> Iterator[int]:
+        """First slice of every batch, with a bar when there is something to wait for."""
+        starts = range(0, count, self.batch_size)
+        quiet = True if not self.progress or len(starts) == 1 else None
+        yield from tqdm(starts, desc="slices", unit="batch", leave=False, disable=quiet)
+
+
+def resize(x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """Stretch ``(S, C, H, W)`` to ``size`` as training does: bilinear, antialiased along what shrinks."""
+    if tuple(x.shape[-2:]) == tuple(size):
+        return x
+    return F.interpolate(x, tuple(size), mode="bilinear", antialias=True)
+
+
+def decide(logits: torch.Tensor, values: Sequence[int]) -> torch.Tensor:
+    """Label of every pixel: 0 where all logits are below 0, otherwise the value of the target with the largest.
+
+    Args:
+        logits: ``(S, K, H, W)``.
+        values: label value of each of the K targets, 1..255.
+
+    Returns:
+        uint8 ``(S, 1, H, W)``.
+    """
+    largest, winner = logits.max(dim=1, keepdim=True)
+    table = torch.tensor(values, dtype=torch.uint8, device=logits.device)
+    return torch.where(largest < 0, torch.zeros_like(table[0]), table[winner])
+
+
+def _unwrap(network: Any) -> Any:
+    """The network itself behind ``DistributedDataParallel``."""
+    return network.module if isinstance(network, (nn.parallel.DistributedDataParallel, nn.DataParallel)) else network
+
+
+def _device(network: Any, default: torch.Tensor) -> torch.device:
+    """Where the network computes; that of the input for a callable without parameters."""
+    parameters = network.parameters() if isinstance(network, nn.Module) else iter(())
+    return next((parameter.device for parameter in parameters), default.device)

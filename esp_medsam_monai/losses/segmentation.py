@@ -1,0 +1,94 @@
+"""The training loss of ESP-MedSAM: masks of each image's own targets, plus the coarse patch map.
+
+Source: ESP-MedSAM (arXiv 2407.14153), losses of the final mask and of the patch generator. The paper's weights could
+not be read; 0.5 for the patch map is the value of the sibling system ``CUHK-AIM-Group/UN-SAM``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from monai.losses import DiceFocalLoss
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from esp_medsam_monai.modalities import label_values
+
+__all__ = ["ESPMedSAMLoss", "patch_target"]
+
+
+def patch_target(foreground: Tensor, patch_size: int = 32) -> Tensor:
+    """Target of the patch map: a patch is foreground if any of its pixels is.
+
+    Args:
+        foreground: ``(B, 1, H, W)``, 0 or 1.
+        patch_size: pixels a patch.
+
+    Returns:
+        ``(B, 1, H/patch_size, W/patch_size)``.
+    """
+    return F.max_pool2d(foreground, patch_size, patch_size)
+
+
+class ESPMedSAMLoss(nn.Module):
+    """Mask loss plus weighted patch loss, averaged over images.
+
+    Every target is its own sigmoid. Channels that an image's modality does not have are left out.
+
+    Args:
+        modalities: ``{modality: [targets]}`` of the network; gives the label values.
+        mask_loss: loss of logits and target, both ``(1, T, H, W)``; default Dice plus focal loss of the sigmoid.
+        patch_weight: weight of the patch map's binary cross-entropy; 0 leaves it out.
+
+    Raises:
+        ValueError: when ``patch_weight`` is negative.
+    """
+
+    def __init__(
+        self,
+        modalities: Mapping[str, Sequence[str]],
+        mask_loss: nn.Module | None = None,
+        patch_weight: float = 0.5,
+    ) -> None:
+        super().__init__()
+        if patch_weight < 0:
+            raise ValueError(f"patch_weight should not be negative, got {patch_weight}.")
+        self.values = {modality: list(targets.values()) for modality, targets in label_values(modalities).items()}
+        self.mask_loss = mask_loss if mask_loss is not None else DiceFocalLoss(sigmoid=True, lambda_focal=1.0)
+        self.patch_weight = patch_weight
+
+    def components(self, features: Mapping[str, Tensor], label: Tensor, modality: Sequence[str]) -> dict[str, Tensor]:
+        """The parts of the loss, unweighted.
+
+        Args:
+            features: ``logits`` ``(B, C, H, W)`` and, unless the network has no patch prompt, ``patch_logits``
+                ``(B, 1, H/32, W/32)``.
+            label: ``(B, 1, H, W)`` with the network's label values.
+            modality: the modality of each image.
+
+        Returns:
+            ``{"mask": scalar}`` and, where it applies, ``"patch"``.
+
+        Raises:
+            ValueError: when a modality is unknown.
+        """
+        unknown = sorted(set(modality) - set(self.values))
+        if unknown:
+            raise ValueError(f"unknown modality {unknown[0]!r}; the loss knows: {', '.join(self.values)}.")
+        logits = features["logits"].float()
+        losses = []
+        for row, name in enumerate(modality):
+            values = torch.tensor(self.values[name], device=label.device).view(1, -1, 1, 1)
+            target = (label[row : row + 1] == values).float()
+            losses.append(self.mask_loss(logits[row : row + 1, : target.shape[1]], target))
+        parts = {"mask": torch.stack(losses).mean()}
+        if self.patch_weight and "patch_logits" in features:
+            target = patch_target((label > 0).float())
+            parts["patch"] = F.binary_cross_entropy_with_logits(features["patch_logits"].float(), target)
+        return parts
+
+    def forward(self, features: Mapping[str, Tensor], label: Tensor, modality: Sequence[str]) -> Tensor:
+        """Weighted sum of :meth:`components`; see there for the arguments."""
+        parts = self.components(features, label, modality)
+        return parts["mask"] + self.patch_weight * parts["patch"] if "patch" in parts else parts["mask"]

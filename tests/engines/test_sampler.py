@@ -1,0 +1,70 @@
+"""Balanced sampling: equal shares, whole sets before repeats, orders that depend on seed and epoch alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from types import SimpleNamespace
+
+import pytest
+
+from esp_medsam_monai.engines import BalancedModalitySampler
+
+SIZES = {"small": 3, "middle": 20, "large": 200}
+
+
+def dataset() -> SimpleNamespace:
+    return SimpleNamespace(modalities=[name for name, size in SIZES.items() for _ in range(size)])
+
+
+def names(indices: list[int]) -> Counter[str]:
+    return Counter(dataset().modalities[i] for i in indices)
+
+
+def test_every_modality_gets_the_same_share_whatever_its_size() -> None:
+    assert names(list(BalancedModalitySampler(dataset(), 60))) == {"small": 20, "middle": 20, "large": 20}
+
+
+def test_a_remainder_goes_round_over_the_epochs() -> None:
+    sampler = BalancedModalitySampler(dataset(), 10)
+    epochs = [list(sampler) for _ in range(3)]
+    assert [len(epoch) for epoch in epochs] == [10, 10, 10] and len(sampler) == 10
+    assert names(sum(epochs, [])) == {"small": 10, "middle": 10, "large": 10}
+
+
+def test_a_set_is_seen_whole_before_any_of_it_is_seen_again() -> None:
+    sampler = BalancedModalitySampler(dataset(), 60)
+    seen = Counter(i for _ in range(10) for i in sampler)
+    # Ten epochs of 20 images: each of the 200 once, each of the 20 ten times, each of the 3 66 or 67 times.
+    assert set(seen[i] for i in range(23, 223)) == {1}
+    assert set(seen[i] for i in range(3, 23)) == {10}
+    assert set(seen[i] for i in range(3)) == {66, 67}
+
+
+def test_modalities_are_spread_over_the_epoch() -> None:
+    order = list(BalancedModalitySampler(dataset(), 300))
+    for start in range(0, 300, 30):
+        counts = names(order[start : start + 30])
+        assert all(8 <= counts[name] <= 12 for name in SIZES), counts
+
+
+def test_order_depends_on_seed_and_epoch_alone() -> None:
+    first, second = BalancedModalitySampler(dataset(), 30, seed=5), BalancedModalitySampler(dataset(), 30, seed=5)
+    epochs = [list(first) for _ in range(3)]
+    assert epochs[0] != epochs[1]
+    second.set_epoch(2)
+    assert list(second) == epochs[2]
+    assert list(BalancedModalitySampler(dataset(), 30, seed=6)) != epochs[0]
+
+
+def test_weights_change_shares_and_zero_leaves_out() -> None:
+    sampler = BalancedModalitySampler(dataset(), 40, weights={"large": 3.0, "middle": 0.0})
+    assert names(list(sampler)) == {"small": 10, "large": 30}
+
+
+def test_wrong_weights_and_empty_data_are_told() -> None:
+    with pytest.raises(ValueError, match="huge"):
+        BalancedModalitySampler(dataset(), 10, weights={"huge": 1.0})
+    with pytest.raises(ValueError, match="empty"):
+        BalancedModalitySampler(SimpleNamespace(modalities=[]), 10)
+    with pytest.raises(ValueError, match="num_samples"):
+        BalancedModalitySampler(dataset(), 0)

@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+from pydicom.data import get_testdata_file
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+from pydicom.uid import generate_uid
+
+from esp_medsam_monai.errors import InputRefused
+from esp_medsam_monai.io.dicom_header import is_dicom, read_header
+from esp_medsam_monai.io.dicom_series import group_series, read_series
+
+AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+ENHANCED_MR = "1.2.840.10008.5.1.4.1.1.4.1"
+SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+LINE = [(0.0, 0.0, 2.0 * k) for k in range(5)]
+
+
+def _refused(paths):
+    with pytest.raises(InputRefused) as caught:
+        read_series(paths)
+    return caught.value.code
+
+
+def test_slices_are_sorted_by_position_whatever_their_numbers_say(tmp_path, dicom_series):
+    numbers = iter((3, 1, 5, 2, 4))
+    paths = dicom_series(tmp_path, LINE)
+    for path in paths:
+        dataset = pydicom.dcmread(path)
+        dataset.InstanceNumber = next(numbers)
+        dataset.save_as(path)
+    array, meta = read_series(paths[::-1])
+    assert array.shape == (5, 6, 5) and array.dtype == np.float32
+    x, y, z = np.indices(array.shape)
+    np.testing.assert_array_equal(array, 1000 * z + 10 * y + x)
+    np.testing.assert_allclose(meta["affine"], LPS_TO_RAS @ np.diag([0.5, 0.7, 2.0, 1.0]))
+    assert meta["slice_axis"] == 2 and meta["modality"] == "ct" and meta["modality_source"] == "dicom"
+
+
+@pytest.mark.parametrize("orientation", [AXIAL, (0, 1, 0, 0, 0, -1), (0.8, 0.6, 0, 0, 0, -1), (0, 0.6, 0.8, 1, 0, 0)])
+def test_geometry_agrees_with_itk(tmp_path, orientation, dicom_series):
+    normal = np.cross(orientation[:3], orientation[3:])
+    paths = dicom_series(tmp_path, [(3.0, -4.0, 5.0) + 1.5 * k * normal for k in range(4)], orientation)
+    array, meta = read_series(paths)
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(tmp_path)))
+    image = reader.Execute()
+    for index in ((0, 0, 0), (4, 5, 3), (1, 2, 2)):
+        point = np.append(image.TransformIndexToPhysicalPoint(index), 1.0)
+        np.testing.assert_allclose(meta["affine"] @ [*index, 1.0], LPS_TO_RAS @ point, atol=1e-5)
+        assert array[index] == image[index]
+
+
+def test_gantry_tilt_stays_in_the_affine(tmp_path, dicom_series):
+    _, meta = read_series(dicom_series(tmp_path, [(1.0, 0.3 * k, 1.0 * k) for k in range(5)]))
+    np.testing.assert_allclose(meta["affine"][:3, 2], [0.0, -0.3, 1.0])
+    np.testing.assert_allclose(meta["affine"][:3, 3], [-1.0, 0.0, 0.0])
+
+
+def test_jitter_within_tolerance_passes(tmp_path, dicom_series):
+    _, meta = read_series(dicom_series(tmp_path, [(0, 0, z) for z in (0.0, 2.008, 4.0, 5.99, 8.0)]))
+    assert meta["affine"][2, 2] == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(
+    ("heights", "code"),
+    [
+        ((0, 1, 2, 4, 5), "MISSING_SLICES"),
+        ((0, 1, 2, 3, 40), "MISSING_SLICES"),
+        ((0, 1, 2, 3.05, 4.05), "MISSING_SLICES"),
+        ((0, 1, 1, 2, 3), "DUPLICATE_POSITIONS"),
+        ((0, 1, 1.005, 2, 3), "DUPLICATE_POSITIONS"),
+    ],
+)
+def test_uneven_positions_are_refused(tmp_path, heights, code, dicom_series):
+    assert _refused(dicom_series(tmp_path, [(0, 0, z) for z in heights])) == code
+
+
+def test_a_slice_off_the_line_is_refused(tmp_path, dicom_series):
+    assert _refused(dicom_series(tmp_path, [(0, 0.5 * (k == 2), k) for k in range(5)])) == "IRREGULAR_POSITIONS"
+
+
+def test_several_pixel_spacings_are_refused(tmp_path, dicom_series):
+    paths = dicom_series(tmp_path, LINE[:2])
+    dataset = pydicom.dcmread(paths[0])
+    dataset.PixelSpacing = [0.9, 0.9]
+    dataset.save_as(paths[0])
+    assert _refused(paths) == "MIXED_SPACING"
+
+
+def test_grouping_by_series_orientation_and_size(tmp_path, dicom_file, dicom_series):
+    uid = generate_uid()
+    dicom_series(tmp_path / "a", LINE, SeriesInstanceUID=uid)
+    dicom_series(tmp_path / "b", LINE[:2], SeriesInstanceUID=uid, orientation=(0, 1, 0, 0, 0, -1))
+    dicom_series(tmp_path / "c", LINE[:3], SeriesInstanceUID=uid, shape=(7, 5))
+    dicom_series(tmp_path / "d", LINE[:4])
+    dicom_file(tmp_path / "e" / "seg.dcm", np.zeros((6, 5), np.uint8), SEGMENTATION, Modality="SEG")
+    for view in "12":  # radiographs of one series have no place in the patient: two pictures, not a stack
+        dicom_file(tmp_path / "f" / f"{view}.dcm", np.zeros((6, 5), np.uint8), Modality="CR", SeriesInstanceUID=uid)
+    files = sorted(tmp_path.rglob("*.dcm"))
+    groups = group_series(read_header(path) for path in reversed(files))
+    assert [len(group) for group in groups] == [5, 2, 3, 4, 1, 1]
+    assert _refused(files) == "SEVERAL_SERIES"
+    assert _refused([tmp_path / "e" / "seg.dcm"]) == "NOT_AN_IMAGE"
+
+
+def test_rescale_and_inverted_greys(tmp_path, dicom_file):
+    # CT stores 0..4095 for -1024..3071 HU; MR with a slope is where ITK does not apply it.
+    stored = np.array([[0, 1024], [1064, 4095]], np.uint16)
+    for modality in ("CT", "MR"):
+        path = dicom_file(tmp_path / f"{modality}.dcm", stored, Modality=modality, RescaleSlope=1, RescaleIntercept=-1024)
+        array, _ = read_series([path])
+        np.testing.assert_array_equal(array[..., 0], stored.T.astype(float) - 1024)
+    path = dicom_file(
+        tmp_path / "inverted.dcm", stored, Modality="CR", PhotometricInterpretation="MONOCHROME1", BitsStored=12, HighBit=11
+    )
+    array, _ = read_series([path])
+    np.testing.assert_array_equal(array[..., 0], 4095 - stored.T)
+
+
+def test_every_slice_keeps_its_own_rescale(tmp_path, dicom_series):
+    paths = dicom_series(tmp_path, LINE[:2])
+    for slope, path in zip((2.0, 3.0), paths, strict=True):
+        dataset = pydicom.dcmread(path)
+        dataset.RescaleSlope, dataset.RescaleIntercept = slope, 0.5
+        dataset.save_as(path)
+    array, _ = read_series(paths)
+    assert array[1, 2, 0] == 2.0 * 21 + 0.5 and array[1, 2, 1] == 3.0 * 1021 + 0.5
+
+
+def test_single_slice_and_colour(tmp_path, dicom_file):
+    picture = np.random.default_rng(0).integers(0, 255, (6, 5, 3), dtype=np.uint8)
+    path = dicom_file(tmp_path / "us.dcm", picture, Modality="US")
+    array, meta = read_series([path])
+    assert array.shape == (3, 5, 6, 1)
+    np.testing.assert_array_equal(array[..., 0], picture.transpose(2, 1, 0))
+    np.testing.assert_array_equal(meta["affine"], np.diag([-1.0, -1.0, 1.0, 1.0]))
+    assert meta["modality"] == "ultrasound"
+
+
+def test_enhanced_multiframe_takes_positions_of_its_frames(tmp_path, dicom_file):
+    heights = (4.0, 0.0, 2.0)
+    frames = []
+    for z in heights:
+        frame, plane = Dataset(), Dataset()
+        plane.ImagePositionPatient = [0.0, 0.0, z]
+        frame.PlanePositionSequence = Sequence([plane])
+        frames.append(frame)
+    shared, plane, measures, transformation = Dataset(), Dataset(), Dataset(), Dataset()
+    plane.ImageOrientationPatient = list(AXIAL)
+    measures.PixelSpacing = [0.7, 0.5]
+    transformation.RescaleSlope, transformation.RescaleIntercept = 2, 1
+    shared.PlaneOrientationSequence = Sequence([plane])
+    shared.PixelMeasuresSequence = Sequence([measures])
+    shared.PixelValueTransformationSequence = Sequence([transformation])
+    pixels = np.stack([np.full((6, 5), z, np.uint16) for z in heights])
+    path = dicom_file(
+        tmp_path / "enhanced.dcm",
+        pixels,
+        ENHANCED_MR,
+        Modality="MR",
+        SharedFunctionalGroupsSequence=Sequence([shared]),
+        PerFrameFunctionalGroupsSequence=Sequence(frames),
+    )
+    array, meta = read_series([path])
+    np.testing.assert_array_equal(array[0, 0], [1.0, 5.0, 9.0])
+    np.testing.assert_allclose(meta["affine"], LPS_TO_RAS @ np.diag([0.5, 0.7, 2.0, 1.0]))
+
+
+# Compressed and odd files that come with pydicom, against SimpleITK reading the file as it is.
+@pytest.mark.parametrize(
+    "name", ["MR_small_RLE.dcm", "MR_small_jp2klossless.dcm", "MR_small_jpeg_ls_lossless.dcm", "JPEG-lossy.dcm", "CT_small.dcm",
+             "SC_rgb_jpeg_dcmtk.dcm", "SC_rgb_small_odd_big_endian.dcm", "MR_small_bigendian.dcm"],
+)  # fmt: skip
+def test_pixels_agree_with_simpleitk(name):
+    path = get_testdata_file(name, download=False)
+    if path is None:
+        pytest.skip(f"this pydicom does not ship {name}")
+    array, _ = read_series([path])
+    expected = sitk.GetArrayFromImage(sitk.ReadImage(path))
+    np.testing.assert_array_equal(array.transpose(), expected)
+
+
+def test_broken_files_are_named(tmp_path, dicom_file):
+    text = tmp_path / "text.dcm"
+    text.write_text("no DICOM at all")
+    assert _refused([text]) == "NOT_AN_IMAGE"
+    whole = dicom_file(tmp_path / "whole.dcm", np.zeros((64, 64), np.int16))
+    cut = tmp_path / "cut.dcm"
+    cut.write_bytes(whole.read_bytes()[:-1000])
+    assert _refused([cut]) == "TRUNCATED"
+    header_only = dicom_file(tmp_path / "header.dcm", Rows=4, Columns=4, PhotometricInterpretation="MONOCHROME2")
+    assert _refused([header_only]) == "TRUNCATED"
+
+
+def test_dicom_is_recognised_without_its_suffix(tmp_path, dicom_file):
+    path = dicom_file(tmp_path / "IM0001", np.zeros((4, 4), np.int16))
+    assert is_dicom(path)
+    path.write_bytes(b"something else" * 20)
+    assert not is_dicom(path)
+
+
+def test_real_series(shared_dir):
+    folder = shared_dir / "data" / "dicom" / "mr_brain_t1post"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} does not exist")
+    array, meta = read_series(sorted(folder.glob("*.dcm")))
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder)))
+    expected = reader.Execute()
+    np.testing.assert_array_equal(array.transpose(), sitk.GetArrayFromImage(expected))
+    corner = expected.TransformIndexToPhysicalPoint((279, 319, 21))
+    np.testing.assert_allclose((meta["affine"] @ [279, 319, 21, 1])[:3], LPS_TO_RAS[:3, :3] @ corner, atol=0.05)

@@ -1,0 +1,147 @@
+"""What must hold for the configs of every bundle, read as text: nothing is built or run here."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from pydoc import locate
+from typing import Any
+
+import pytest
+import yaml
+
+import esp_medsam_monai
+
+ROOT = Path(__file__).parents[1]
+BUNDLES = sorted(path.parent.parent for path in ROOT.glob("bundles/*/configs/metadata.json"))
+CONFIGS = [config for bundle in BUNDLES for config in sorted((bundle / "configs").glob("*.yaml"))]
+OWNERS = ("monai.", "torch.", "ignite.", "esp_medsam_monai.")
+SHARED = ("network_def", "modalities", "modality", "image_size", "divisor")
+
+
+def _name(path: Path) -> str:
+    return str(path.relative_to(ROOT / "bundles"))
+
+
+def _load(path: Path) -> dict[str, Any]:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def _walk(node: Any, where: str = "") -> Iterator[tuple[str, Any]]:
+    """Every leaf of a config with its id."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from _walk(value, f"{where}#{key}".lstrip("#"))
+    elif isinstance(node, list):
+        for i, value in enumerate(node):
+            yield from _walk(value, f"{where}#{i}")
+    else:
+        yield where, node
+
+
+def test_there_is_a_bundle():
+    assert [bundle.name for bundle in BUNDLES]
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=_name)
+def test_targets_exist(config):
+    """A full dotted name says where a part comes from, and never depends on what MONAI happens to export."""
+    targets = {where: value for where, value in _walk(_load(config)) if where.endswith("_target_")}
+    foreign = {where: target for where, target in targets.items() if not target.startswith(OWNERS)}
+    assert foreign == {}
+    missing = {where: target for where, target in targets.items() if locate(target) is None}
+    assert missing == {}
+
+
+def _is_lookup(node: ast.expr) -> bool:
+    """``@id``, ``@id.name`` or ``@id["key"]``, to any depth."""
+    if isinstance(node, ast.Attribute):
+        return not node.attr.startswith("_") and _is_lookup(node.value)
+    if isinstance(node, ast.Subscript):
+        return isinstance(node.slice, ast.Constant) and _is_lookup(node.value)
+    return isinstance(node, ast.Name) and node.id.startswith("reference_")
+
+
+def _is_modest(expression: str) -> bool:
+    """A look-up, or one method call on a look-up with look-ups and constants as arguments."""
+    text = re.sub(r"@[\w#:]+", "reference_", expression.removeprefix("$"))
+    try:
+        node = ast.parse(text.strip(), mode="eval").body
+    except SyntaxError:
+        return False
+    if not isinstance(node, ast.Call):
+        return _is_lookup(node)
+    arguments = [*node.args, *(keyword.value for keyword in node.keywords)]
+    return (
+        isinstance(node.func, ast.Attribute)
+        and _is_lookup(node.func)
+        and all(isinstance(each, ast.Constant) or _is_lookup(each) for each in arguments)
+    )
+
+
+@pytest.mark.parametrize(
+    ("expression", "modest"),
+    [
+        ("$@evaluator.run()", True),
+        ("$@train#trainer.run()", True),
+        ("$@table['mr']", True),
+        ("$@loader.load(@ckpt, strict=True)", True),
+        ("$import os", False),
+        ("$__import__('os').system('true')", False),
+        ("$@a.b().c()", False),
+        ("$[x for x in @cases]", False),
+        ("$@a.__class__", False),
+        ("$@epochs * 2", False),
+    ],
+)
+def test_modest_expressions(expression, modest):
+    assert _is_modest(expression) is modest
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=_name)
+def test_expressions_are_modest(config):
+    """Logic in a config is logic that no tool checks."""
+    texts = {where: value for where, value in _walk(_load(config)) if isinstance(value, str) and value.startswith("$")}
+    assert {where: text for where, text in texts.items() if not _is_modest(text)} == {}
+
+
+def _get(config: dict[str, Any], name: str) -> Any:
+    node: Any = config
+    for part in name.split("#"):
+        node = node.get(part) if isinstance(node, dict) else None
+    return node
+
+
+@pytest.mark.parametrize("name", SHARED)
+@pytest.mark.parametrize("bundle", BUNDLES, ids=_name)
+def test_train_and_inference_agree(bundle, name):
+    """Both files stand alone, so what they share is written twice, and must not drift apart."""
+    train, inference = (_load(bundle / "configs" / f"{kind}.yaml") for kind in ("train", "inference"))
+    assert _get(train, name) == _get(inference, name)
+
+
+@pytest.mark.parametrize("bundle", BUNDLES, ids=_name)
+def test_train_and_inference_build_a_network(bundle):
+    for kind in ("train", "inference"):
+        assert "network_def" in _load(bundle / "configs" / f"{kind}.yaml")
+
+
+@pytest.mark.parametrize("bundle", BUNDLES, ids=_name)
+def test_bundle_has_its_papers(bundle):
+    for name in ("LICENSE", "docs/README.md", "docs/data_license.txt", "configs/logging.conf"):
+        assert (bundle / name).is_file(), f"{bundle.name} lacks {name}"
+
+
+@pytest.mark.parametrize("bundle", BUNDLES, ids=_name)
+def test_versions_agree(bundle):
+    metadata = json.loads((bundle / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    assert metadata["version"] == esp_medsam_monai.__version__
+    assert metadata["version"] in metadata["changelog"]
+
+
+def test_changelog_has_this_version():
+    headings = re.findall(r"^## \[?([\d.]+)\]?", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), flags=re.M)
+    assert headings[0] == esp_medsam_monai.__version__

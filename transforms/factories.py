@@ -1,0 +1,113 @@
+"""The chains that bundles name: what happens to a file before the network sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from monai.config import KeysCollection
+from monai.transforms import Compose, LoadImaged
+from torchvision.transforms import v2
+
+from esp_medsam_monai.io import MedicalImageReader
+
+from .augmentation import RandAugmentSliced, grey_augmentation, photograph_augmentation
+from .field_of_view import RandPasteIntoFieldOfViewd
+from .intensity import ScaleIntensityByModalityd
+from .labels import EncodeLabelsd
+from .normalization import NormalizeSlicesd
+from .resizing import Compactd, ResizeSliced
+from .routing import RouteModalityd
+from .slicing import LargestSliced, RandSliced
+
+__all__ = ["augmentation_by_modality", "preprocessing", "training_transforms"]
+
+
+def preprocessing(
+    keys: KeysCollection = "image",
+    modality: str | None = None,
+    modalities: Mapping[str, Sequence[str]] | None = None,
+    default_modality: str | None = None,
+) -> Compose:
+    """Chain for inference: load, route, scale to 0..255.
+
+    Flat, and loading comes first, because MONAI Label looks for it there.
+
+    Args:
+        keys: keys of the images: paths, lists of DICOM files or folders with one series.
+        modality: the user's word for all images; None or empty text when she said nothing.
+        modalities: the network's ``{modality: [targets]}``; images of other modalities are refused.
+        default_modality: what to assume when nothing says it; None refuses such an image.
+
+    Returns:
+        Chain after which each key is a float32 ``MetaTensor`` ``(1 or 3, *spatial)`` in 0..255, with ``modality`` and
+        ``modality_source`` in its ``meta``.
+    """
+    return Compose(
+        [
+            # dtype=None keeps the stored type, which tells an 8-bit picture from a measurement.
+            LoadImaged(keys, reader=MedicalImageReader, dtype=None, ensure_channel_first=True),
+            RouteModalityd(keys, modality, modalities, default_modality),
+            ScaleIntensityByModalityd(keys),
+        ]
+    )
+
+
+def augmentation_by_modality(modalities: Sequence[str]) -> dict[str, v2.Transform]:
+    """Random changes for each modality: photographs have no upside and vary in colour, the others are grey."""
+    photographs = {"dermoscopy", "fundus", "microscopy", "colonoscopy"}
+    return {name: photograph_augmentation() if name in photographs else grey_augmentation() for name in modalities}
+
+
+def training_transforms(
+    modalities: Mapping[str, Sequence[str]],
+    image_size: int,
+    divisor: Literal["sam", "published"] = "sam",
+    default_modality: str | None = None,
+    label_values: Mapping[str, Mapping[str, int]] | None = None,
+    augment: bool = True,
+    foreground: float = 0.8,
+    paste_prob: float = 0.5,
+    paste_modalities: Sequence[str] = ("mr",),
+) -> Compose:
+    """Chain for training: one 2D sample out of each entry ``{"image", "label", "modality"}`` of a datalist.
+
+    Whatever is the same every time comes first and leaves a byte a value, so that ``CacheDataset`` keeps it.
+
+    Args:
+        modalities: the network's ``{modality: [targets]}``.
+        image_size: side S of the network's square in pixels.
+        divisor: see :class:`~esp_medsam_monai.transforms.NormalizeSlices`.
+        default_modality: modality of entries that do not name one.
+        label_values: the datalist's ``labels``, see :class:`~esp_medsam_monai.transforms.EncodeLabels`.
+        augment: False for validation: the slice with the most foreground, unchanged and the same every time.
+        foreground: probability to choose a slice in which the mask is not empty.
+        paste_prob: probability to paste a sample of ``paste_modalities`` into a larger field of view.
+        paste_modalities: modalities whose training images are tight crops.
+
+    Returns:
+        Chain after which ``image`` is float32 ``(3, S, S)`` as the network takes it, ``label`` uint8 ``(1, S, S)`` of
+        the network's label values and ``modality`` the name; other keys of the entry pass.
+    """
+    keys = ("image", "label")
+    # MONAI takes instances too, whatever its annotation says.
+    label_reader: Any = MedicalImageReader(labels=True)
+    steps = [
+        LoadImaged("image", reader=MedicalImageReader, dtype=None, ensure_channel_first=True),
+        LoadImaged("label", reader=label_reader, dtype=None, ensure_channel_first=True),
+        RouteModalityd("image", None, modalities, default_modality),
+        ScaleIntensityByModalityd("image"),
+        EncodeLabelsd("label", "image", modalities, label_values),
+        Compactd(keys, image_size),
+    ]
+    if augment:
+        steps += [
+            RandSliced(keys, foreground=foreground),
+            RandPasteIntoFieldOfViewd(keys, paste_prob, modalities=paste_modalities),
+            # Before the other changes, which cost by the pixel.
+            ResizeSliced(keys, image_size),
+            RandAugmentSliced(keys, augmentation_by_modality(list(modalities))),
+        ]
+    else:
+        steps += [LargestSliced(keys), ResizeSliced(keys, image_size)]
+    return Compose([*steps, NormalizeSlicesd("image", divisor)])

@@ -1,0 +1,67 @@
+"""Masks are saved on the grid of their image and in its kind of file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+from monai.config import KeysCollection
+from monai.transforms import MapTransform, SaveImaged
+from monai.utils import ImageMetaKey, MetaKeys, ensure_tuple
+
+from esp_medsam_monai.io import write_mask
+
+__all__ = ["SaveMaskD", "SaveMaskDict", "SaveMaskd"]
+
+PICTURES = (".png", ".jpg", ".jpeg")
+
+
+class SaveMaskd(SaveImaged):
+    """Save label values as ``<case>_seg.nii.gz``, those of a PNG or JPEG as ``<case>_seg.png``.
+
+    MONAI's ``SaveImaged`` has one extension for all images, squeezes (X, Y, 1) to (X, Y) and writes in place. This one
+    is derived from it because MONAI Label leaves out that class, having its own way to return a mask.
+
+    The path is noted in the mask's metadata under ``saved_to``, as ``SaveImaged`` does.
+
+    Args:
+        keys: keys of the masks, ``MetaTensor`` ``(1, *spatial)`` with the metadata of their image: ``case`` (name with
+            relative folder; without it the input's name counts) and ``filename_or_obj``.
+        output_dir: folder that the masks go to.
+        output_postfix: what joins the name.
+        allow_missing_keys: do not fail when a key is missing.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        output_dir: str | os.PathLike[str] | None,
+        output_postfix: str = "seg",
+        allow_missing_keys: bool = False,
+    ) -> None:
+        MapTransform.__init__(self, keys, allow_missing_keys)
+        self.output_dir = output_dir
+        self.output_postfix = output_postfix
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """
+        Raises:
+            ValueError: when there is no ``output_dir``, or as :func:`esp_medsam_monai.io.write_mask`.
+        """
+        d = dict(data)
+        for key in self.key_iterator(d):
+            if not self.output_dir:
+                raise ValueError("no folder to save masks in; give --output_dir FOLDER.")
+            mask = d[key]
+            inputs = [str(name) for name in ensure_tuple(mask.meta.get(ImageMetaKey.FILENAME_OR_OBJ, "image"))]
+            first = Path(inputs[0])
+            case = mask.meta.get("case") or first.name.removesuffix(".gz").rsplit(".", 1)[0]
+            picture = mask.ndim == 3 and first.suffix.lower() in PICTURES
+            name = f"{case}_{self.output_postfix}{'.png' if picture else '.nii.gz'}"
+            mask.meta[MetaKeys.SAVED_TO] = str(write_mask(Path(self.output_dir) / name, mask, inputs))
+        return d
+
+
+SaveMaskD = SaveMaskDict = SaveMaskd
