@@ -1,9 +1,9 @@
 """Write datalists for the shared development images: ``python benchmarks/make_datalists.py SHARED_DATA OUT``.
 
 ``SHARED_DATA`` is a folder with ``splits.json`` (``[modality][in_domain|unseen][set][train|val|test]`` -> stems of
-pictures or file names of volumes), ``<modality>/<set>/{images,masks}`` and ``volumes/<set>/{images,labels}``. ``OUT`` gets
-``in_domain.json`` (training, validation and test) and ``unseen.json`` (test alone: other hospitals, cameras and stains, for
-reporting and never for choosing anything). Paths are absolute, ``domain`` is the name of the set.
+pictures or file names of volumes), ``<modality>/<set>/{images,masks}`` and ``volumes/<set>/{images,labels}``. ``OUT``
+gets ``in_domain.json`` (training, validation and test) and ``unseen.json`` (test alone: other hospitals, cameras and
+stains, for reporting and never for choosing anything). Paths are absolute, ``domain`` is the name of the set.
 """
 
 from __future__ import annotations

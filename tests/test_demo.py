@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
-from esp_medsam_monai.modalities import MODALITIES, SHIPPED_MODALITIES
+from esp_medsam_monai.modalities import MODALITIES, SHIPPED_MODALITIES, shipped_modalities
+from esp_medsam_monai.networks import ESPMedSAM
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +107,20 @@ def test_each_picture_finds_its_own_case(demo):
     series = [picture for picture in demo.PICTURES if picture.location.suffix == ".dcm"]
     by_folder = [_case(picture, input=f"images/{picture.case}") for picture in series]
     assert [demo.find_case(by_folder, picture)["case"] for picture in series] == [p.case for p in series]
+
+
+def test_demo_runs_from_anywhere(demo, repository, tmp_path):
+    """The whole of it with untrained weights: every picture gives its mask, and CT is refused."""
+    bundle = tmp_path / "bundle"
+    shutil.copytree(repository / "bundles" / "esp_medsam", bundle, ignore=shutil.ignore_patterns("*.pt"))
+    (bundle / "models").mkdir(exist_ok=True)
+    torch.save(ESPMedSAM(shipped_modalities(), img_size=256).state_dict(), bundle / "models" / "model.pt")
+    words = [sys.executable, str(repository / "examples" / "demo.py"), "--bundle", "bundle", "--output", "out"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    run = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-4000:]
+    assert run.stdout.count("refused: NO_WEIGHTS") == 1
+    said = [line.split(": ", 1)[1] for line in run.stdout.splitlines() if line.startswith(("  mask: ", "  preview: "))]
+    found, _ = demo.gather(tmp_path / "again")
+    assert len(said) == 2 * sum(not picture.refused for picture in found)
+    assert [name for name in said if not (tmp_path / name).is_file()] == []

@@ -63,7 +63,11 @@ def test_numpy_slices_are_views(volume):
 # are the definition of the radiological picture, told by world coordinates and not by axes.
 @pytest.mark.parametrize(
     ("axis", "through", "down", "across"),
-    [("axial", (2, 1), (1, -1), (0, -1)), ("coronal", (1, 1), (2, -1), (0, -1)), ("sagittal", (0, -1), (2, -1), (1, -1))],
+    [
+        ("axial", (2, 1), (1, -1), (0, -1)),
+        ("coronal", (1, 1), (2, -1), (0, -1)),
+        ("sagittal", (0, -1), (2, -1), (1, -1)),
+    ],
 )
 def test_pictures_are_radiological(volume, axis, through, down, across):
     stored = volume(angles=(5.0, -8.0, 11.0)).orientations()[29]

@@ -118,10 +118,11 @@ def _edit(text: str, settings: Mapping[str, Any], path: Path) -> str:
     """Replace top-level entries of a YAML file, keeping everything else to the letter, comments included."""
     edited = text
     for key, value in settings.items():
-        block = yaml.safe_dump({key: value}, sort_keys=False, default_flow_style=None, width=110)
-        found = re.search(rf"^{key}:.*\n(?:[ \t]+.*\n)*", edited, flags=re.MULTILINE)
+        found = re.search(rf"^{key}:[^#\n]*(#.*)?\n(?:[ \t]+.*\n)*", edited, flags=re.MULTILINE)
         if found:
-            edited = edited[: found.start()] + block + edited[found.end() :]
+            first, *others = yaml.safe_dump({key: value}, sort_keys=False).splitlines()
+            lines = [f"{first} {found[1]}" if found[1] else first, *others, ""]
+            edited = edited[: found.start()] + "\n".join(lines) + edited[found.end() :]
     if yaml.safe_load(edited) != {**yaml.safe_load(text), **settings}:
         raise ValueError(f"{path} is not laid out as a template should be: entries at the left margin, in block style.")
     return edited

@@ -50,6 +50,11 @@ class TrainingCheckpoints:
         validator: evaluator whose key metric decides what is best.
         resume: go on from ``last.pt``; it must be there.
         ckpt: weights to start from, a bare state dict as in ``best.pt``; a resume takes precedence.
+
+    Raises:
+        FileExistsError: at the start, when the folder holds a training and ``resume`` is not set.
+        FileNotFoundError: at the start, when there is nothing to resume from.
+        ValueError: at the start, when the folder is that of a bundle's weights.
     """
 
     def __init__(
@@ -62,20 +67,15 @@ class TrainingCheckpoints:
         resume: bool = False,
         ckpt: str | os.PathLike[str] | None = None,
     ) -> None:
-        self.folder = check_output_dir(output_dir)
+        self.folder = Path(output_dir)
         self.network = network
         self.optimizer = optimizer
         self.schedule = schedule
-        self.validator = validator if validator is not None and len(validator.data_loader or ()) else None
+        loader: Any = getattr(validator, "data_loader", None)
+        self.validator = validator if loader else None
         self.resume = resume
         self.ckpt = ckpt
         self.best: float | None = None
-        if resume and not self.last_path.is_file():
-            raise FileNotFoundError(f"{self.last_path}: nothing to resume from; leave out --resume true.")
-        if not resume and self.last_path.is_file():
-            raise FileExistsError(
-                f"{self.folder}: holds a training already. Go on with --resume true, or give another --output_dir."
-            )
 
     @property
     def last_path(self) -> Path:
@@ -97,6 +97,13 @@ class TrainingCheckpoints:
         return {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
 
     def _load(self, engine: Engine) -> None:
+        check_output_dir(self.folder)
+        if self.resume and not self.last_path.is_file():
+            raise FileNotFoundError(f"{self.last_path}: nothing to resume from; leave out --resume true.")
+        if not self.resume and self.last_path.is_file():
+            raise FileExistsError(
+                f"{self.folder}: holds a training already. Go on with --resume true, or give another --output_dir."
+            )
         module = getattr(self.network, "module", self.network)
         if self.resume:
             state = torch.load(self.last_path, map_location="cpu", weights_only=True)
@@ -105,7 +112,7 @@ class TrainingCheckpoints:
             self.schedule.load_state_dict(state["schedule"])
             self.best = state["best"]
             engine.state.epoch, engine.state.iteration = state["epoch"], state["iteration"]
-            sampler = getattr(getattr(engine, "data_loader", None), "sampler", None)
+            sampler: Any = getattr(getattr(engine, "data_loader", None), "sampler", None)
             if hasattr(sampler, "set_epoch"):
                 sampler.set_epoch(engine.state.epoch)
             _LOGGER.info("%s: going on after epoch %d", self.last_path, engine.state.epoch)

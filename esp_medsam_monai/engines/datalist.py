@@ -90,7 +90,8 @@ def datalist_labels(path: str | PathLike[str] | None) -> dict[str, dict[str, int
     if labels is None:
         return None
     if not isinstance(labels, dict) or not all(
-        isinstance(targets, dict) and all(type(value) is int for value in targets.values()) for targets in labels.values()
+        isinstance(targets, dict) and all(type(value) is int for value in targets.values())
+        for targets in labels.values()
     ):
         raise ValueError(f"{path}: 'labels' should be {{modality: {{target: value}}}}, got {labels!r}.")
     return labels
@@ -167,7 +168,9 @@ def write_datalist(
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder}: no such folder.")
     if len(fractions) != len(SECTIONS) or min(fractions) < 0 or sum(fractions) <= 0:
-        raise ValueError(f"fractions should be three shares, none negative, for {', '.join(SECTIONS)}; got {fractions}.")
+        raise ValueError(
+            f"fractions should be three shares, none negative, for {', '.join(SECTIONS)}; got {fractions}."
+        )
     base = output.resolve().parent
 
     def entry(image: Path, label: Path) -> dict[str, str]:

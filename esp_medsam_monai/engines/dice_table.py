@@ -59,7 +59,9 @@ def dice_rows(
         a row per target. A target that only the prediction holds has Dice 0.
     """
     if predicted.shape != reference.shape:
-        raise ValueError(f"{case}: prediction {tuple(predicted.shape)} and label {tuple(reference.shape)} differ in shape.")
+        raise ValueError(
+            f"{case}: prediction {tuple(predicted.shape)} and label {tuple(reference.shape)} differ in shape."
+        )
     rows = []
     for target, value in values.items():
         found, true = (predicted == value)[None], (reference == value)[None]

@@ -61,7 +61,8 @@ class EvaluationTables:
         self.rows = []
 
     def _compare(self, engine: Engine) -> None:
-        output, batch = engine.state.output, engine.state.batch
+        state: Any = engine.state
+        output, batch = state.output, state.batch
         image = batch[CommonKeys.IMAGE][0]
         modality = image.meta["modality"]
         path = str(image.meta["filename_or_obj"])

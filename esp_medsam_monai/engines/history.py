@@ -58,7 +58,8 @@ class TrainingHistory:
             self.epochs = json.loads(path.read_text(encoding="utf-8"))[: engine.state.epoch]
 
     def _iteration(self, engine: Engine) -> None:
-        self._losses.append(float(engine.state.output[CommonKeys.LOSS]))
+        state: Any = engine.state
+        self._losses.append(float(state.output[CommonKeys.LOSS]))
 
     def _validation(self, engine: Engine) -> None:
         self._scores = {
@@ -68,10 +69,11 @@ class TrainingHistory:
         }
 
     def _epoch(self, engine: Engine) -> None:
+        state: Any = engine.state
         row: dict[str, Any] = {
-            "epoch": engine.state.epoch,
+            "epoch": state.epoch,
             "loss": sum(self._losses) / max(len(self._losses), 1),
-            "seconds": round(engine.state.times["EPOCH_COMPLETED"], 1),
+            "seconds": round(state.times[Events.EPOCH_COMPLETED.name], 1),
         }
         if self._scores:
             row["dice"] = self._scores
@@ -86,7 +88,7 @@ class TrainingHistory:
         _LOGGER.info(
             "epoch %d/%d  loss %.4f  %.0f s%s",
             row["epoch"],
-            engine.state.max_epochs,
+            state.max_epochs,
             row["loss"],
             row["seconds"],
             f"{text})" if scores else "",

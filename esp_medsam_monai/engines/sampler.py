@@ -26,6 +26,10 @@ class BalancedModalitySampler(Sampler[int]):
         num_samples: images in an epoch.
         seed: of the order.
         weights: relative share of a modality, 1 for those not named; 0 leaves one out.
+
+    Raises:
+        ValueError: when a number makes no sense; on iteration, when the dataset is empty, which MONAI's engines would
+            pass over without a word.
     """
 
     def __init__(
@@ -36,17 +40,18 @@ class BalancedModalitySampler(Sampler[int]):
         groups: dict[str, list[int]] = {}
         for index, modality in enumerate(dataset.modalities):
             groups.setdefault(modality, []).append(index)
-        unknown = sorted(set(weights or {}) - set(groups))
+        unknown = sorted(set(weights or {}) - set(groups)) if groups else []
         if unknown:
             raise ValueError(f"weights name {unknown}, but the dataset has the modalities {sorted(groups)}.")
         shares = {modality: float((weights or {}).get(modality, 1.0)) for modality in groups}
-        if min(shares.values(), default=0.0) < 0 or sum(shares.values()) <= 0:
-            raise ValueError(f"shares of modalities should be >= 0 and not all 0, got {shares} (is the dataset empty?).")
+        total = sum(shares.values())
+        if groups and (min(shares.values()) < 0 or total <= 0):
+            raise ValueError(f"weights should be 0 or more, and not all 0; got {dict(weights or {})}.")
         self.num_samples = num_samples
         self.seed = seed
         self.epoch = 0
         self._groups = {modality: group for modality, group in groups.items() if shares[modality] > 0}
-        self._shares = {modality: shares[modality] / sum(shares.values()) for modality in self._groups}
+        self._shares = {modality: shares[modality] / total for modality in self._groups}
 
     def set_epoch(self, epoch: int) -> None:
         """Make the next iteration give the order of this epoch (0 is the first), for instance after a resume."""
@@ -74,6 +79,8 @@ class BalancedModalitySampler(Sampler[int]):
         return drawn
 
     def __iter__(self) -> Iterator[int]:
+        if not self._groups:
+            raise ValueError("there are no images to train on. Give --datalist LIST.json with entries in 'training'.")
         starts, ends = self._ends(self.epoch), self._ends(self.epoch + 1)
         generator = _generator(self.seed, len(self._groups), self.epoch)
         places: list[tuple[float, int]] = []

@@ -79,8 +79,9 @@ class TrainingSchedule:
         self._start = time.monotonic()
 
     def _set_rate(self, engine: Engine) -> None:
-        done = engine.state.iteration - 1
-        progress = done / (engine.state.max_epochs * engine.state.epoch_length)
+        state: Any = engine.state
+        done = state.iteration - 1
+        progress = done / (state.max_epochs * state.epoch_length)
         if self.max_minutes is not None:
             progress = max(progress, self.minutes / self.max_minutes)
         factor = self.factor(done, progress)

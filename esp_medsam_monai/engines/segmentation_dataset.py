@@ -30,7 +30,8 @@ class SegmentationDataset(CacheDataset):
             with the modality in the image's metadata. H and W must be the same for all entries.
         modality: modality of entries that state none, for balanced sampling; the transforms route by themselves.
         dataset_dir: folder that the datalist's relative paths start from, its own folder by default.
-        required: an empty dataset is an error. MONAI itself skips training on one without a word.
+        required: a datalist without entries in this section is an error. Without a datalist the dataset may be empty,
+            because a workflow can be built and looked at without data; :class:`BalancedModalitySampler` then refuses.
         cache_rate: share of the entries that are kept in memory.
 
     Each item is ``{"image", "label", "modality" (str), "domain" (str)}`` with plain tensors: the metadata of a
@@ -49,7 +50,7 @@ class SegmentationDataset(CacheDataset):
         cache_rate: float = 1.0,
     ) -> None:
         entries = [dict(entry) for entry in data]
-        if not entries and (datalist or required):
+        if not entries and datalist:
             entries = read_datalist(datalist, section, dataset_dir, required)
         self.modalities = tuple(str(entry.get("modality") or modality or "") for entry in entries)
         super().__init__(entries, transform or Compose([]), cache_rate=cache_rate, runtime_cache="threads")

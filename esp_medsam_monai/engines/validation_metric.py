@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ignite.engine import Engine
 from ignite.metrics import Metric
@@ -35,10 +36,11 @@ class ModalityDice(Metric):
         """Forget all images."""
         self.rows = []
 
-    def iteration_completed(self, engine: Engine) -> None:  # type: ignore[override]
+    def iteration_completed(self, engine: Engine) -> None:
         """Add the batch that the evaluator has just segmented."""
-        names: Sequence[str] = engine.state.batch["modality"]
-        logits, labels = engine.state.output[CommonKeys.PRED], engine.state.output[CommonKeys.LABEL]
+        state: Any = engine.state
+        names: Sequence[str] = state.batch["modality"]
+        logits, labels = state.output[CommonKeys.PRED], state.output[CommonKeys.LABEL]
         for i, name in enumerate(names):
             values = self.values[name]
             found = decide(logits[i : i + 1, : len(values)].float(), list(values.values()))
@@ -62,7 +64,7 @@ class ModalityDice(Metric):
         means = self.per_modality()
         return statistics.fmean(means.values()) if means else 0.0
 
-    def completed(self, engine: Engine, name: str) -> None:  # type: ignore[override]
+    def completed(self, engine: Engine, name: str) -> None:
         """Write the results into the evaluator's metrics."""
         engine.state.metrics[name] = self.compute()
         for modality, value in self.per_modality().items():

@@ -28,16 +28,16 @@ def test_a_remainder_goes_round_over_the_epochs() -> None:
     sampler = BalancedModalitySampler(dataset(), 10)
     epochs = [list(sampler) for _ in range(3)]
     assert [len(epoch) for epoch in epochs] == [10, 10, 10] and len(sampler) == 10
-    assert names(sum(epochs, [])) == {"small": 10, "middle": 10, "large": 10}
+    assert names([i for epoch in epochs for i in epoch]) == {"small": 10, "middle": 10, "large": 10}
 
 
 def test_a_set_is_seen_whole_before_any_of_it_is_seen_again() -> None:
     sampler = BalancedModalitySampler(dataset(), 60)
     seen = Counter(i for _ in range(10) for i in sampler)
     # Ten epochs of 20 images: each of the 200 once, each of the 20 ten times, each of the 3 66 or 67 times.
-    assert set(seen[i] for i in range(23, 223)) == {1}
-    assert set(seen[i] for i in range(3, 23)) == {10}
-    assert set(seen[i] for i in range(3)) == {66, 67}
+    assert {seen[i] for i in range(23, 223)} == {1}
+    assert {seen[i] for i in range(3, 23)} == {10}
+    assert {seen[i] for i in range(3)} == {66, 67}
 
 
 def test_modalities_are_spread_over_the_epoch() -> None:
@@ -64,7 +64,9 @@ def test_weights_change_shares_and_zero_leaves_out() -> None:
 def test_wrong_weights_and_empty_data_are_told() -> None:
     with pytest.raises(ValueError, match="huge"):
         BalancedModalitySampler(dataset(), 10, weights={"huge": 1.0})
-    with pytest.raises(ValueError, match="empty"):
-        BalancedModalitySampler(SimpleNamespace(modalities=[]), 10)
+    with pytest.raises(ValueError, match="not all 0"):
+        BalancedModalitySampler(dataset(), 10, weights=dict.fromkeys(SIZES, 0.0))
+    with pytest.raises(ValueError, match="no images to train on"):
+        iter(BalancedModalitySampler(SimpleNamespace(modalities=[]), 10))
     with pytest.raises(ValueError, match="num_samples"):
         BalancedModalitySampler(dataset(), 0)

@@ -112,11 +112,18 @@ def test_rescale_and_inverted_greys(tmp_path, dicom_file):
     # CT stores 0..4095 for -1024..3071 HU; MR with a slope is where ITK does not apply it.
     stored = np.array([[0, 1024], [1064, 4095]], np.uint16)
     for modality in ("CT", "MR"):
-        path = dicom_file(tmp_path / f"{modality}.dcm", stored, Modality=modality, RescaleSlope=1, RescaleIntercept=-1024)
+        path = dicom_file(
+            tmp_path / f"{modality}.dcm", stored, Modality=modality, RescaleSlope=1, RescaleIntercept=-1024
+        )
         array, _ = read_series([path])
         np.testing.assert_array_equal(array[..., 0], stored.T.astype(float) - 1024)
     path = dicom_file(
-        tmp_path / "inverted.dcm", stored, Modality="CR", PhotometricInterpretation="MONOCHROME1", BitsStored=12, HighBit=11
+        tmp_path / "inverted.dcm",
+        stored,
+        Modality="CR",
+        PhotometricInterpretation="MONOCHROME1",
+        BitsStored=12,
+        HighBit=11,
     )
     array, _ = read_series([path])
     np.testing.assert_array_equal(array[..., 0], 4095 - stored.T)
@@ -173,9 +180,18 @@ def test_enhanced_multiframe_takes_positions_of_its_frames(tmp_path, dicom_file)
 
 # Compressed and odd files that come with pydicom, against SimpleITK reading the file as it is.
 @pytest.mark.parametrize(
-    "name", ["MR_small_RLE.dcm", "MR_small_jp2klossless.dcm", "MR_small_jpeg_ls_lossless.dcm", "JPEG-lossy.dcm", "CT_small.dcm",
-             "SC_rgb_jpeg_dcmtk.dcm", "SC_rgb_small_odd_big_endian.dcm", "MR_small_bigendian.dcm"],
-)  # fmt: skip
+    "name",
+    [
+        "MR_small_RLE.dcm",
+        "MR_small_jp2klossless.dcm",
+        "MR_small_jpeg_ls_lossless.dcm",
+        "JPEG-lossy.dcm",
+        "CT_small.dcm",
+        "SC_rgb_jpeg_dcmtk.dcm",
+        "SC_rgb_small_odd_big_endian.dcm",
+        "MR_small_bigendian.dcm",
+    ],
+)
 def test_pixels_agree_with_simpleitk(name):
     path = get_testdata_file(name, download=False)
     if path is None:

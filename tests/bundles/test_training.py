@@ -1,0 +1,187 @@
+"""The training and evaluation configs of the bundle, run for a step or two on made-up pictures."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from monai.bundle import ConfigWorkflow
+from PIL import Image
+
+
+@pytest.fixture(scope="module")
+def datalist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four dermoscopy pictures with a dark disc and four X-rays with a bright one, in every section."""
+    folder = tmp_path_factory.mktemp("pictures")
+    rows, columns = np.mgrid[:48, :64]
+    entries = []
+    for i, modality in enumerate(["dermoscopy", "xray"] * 2):
+        disc = (rows - 20 - i) ** 2 + (columns - 30) ** 2 < 150
+        grey = np.where(disc, 30, 200) if modality == "dermoscopy" else np.where(disc, 220, 40)
+        picture = np.repeat(grey[..., None], 3, axis=2) if modality == "dermoscopy" else grey
+        Image.fromarray(picture.astype(np.uint8)).save(folder / f"{i}.png")
+        Image.fromarray(disc.astype(np.uint8) * 255).save(folder / f"{i}_seg.png")
+        entries.append({"image": f"{i}.png", "label": f"{i}_seg.png", "modality": modality, "domain": f"set{i % 2}"})
+    path = folder / "list.json"
+    path.write_text(json.dumps({"training": entries, "validation": entries[:2], "test": entries}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
+    """The bundle's configs without its weights."""
+    folder = tmp_path_factory.mktemp("bundle")
+    shutil.copytree(repository / "bundles" / "esp_medsam" / "configs", folder / "configs")
+    return folder
+
+
+def workflow(bundle: Path, configs: tuple[str, ...] = ("train.yaml",), **override: Any) -> ConfigWorkflow:
+    return ConfigWorkflow(
+        [str(bundle / "configs" / name) for name in configs],
+        meta_file=None,
+        logging_file=False,
+        workflow_type="train",
+        **{
+            "bundle_root": str(bundle),
+            "device": "$torch.device('cpu')",
+            "image_size": 64,
+            "batch_size": 2,
+            "samples_per_epoch": 4,
+            "num_workers": 0,
+            "max_epochs": 1,
+            **override,
+        },
+    )
+
+
+def train(bundle: Path, **override: Any) -> ConfigWorkflow:
+    run = workflow(bundle, **{"run_id": "training", **override})
+    run.initialize()
+    run.run()
+    run.finalize()
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(bundle: Path, datalist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a training of one epoch."""
+    folder = tmp_path_factory.mktemp("run")
+    train(bundle, datalist=str(datalist), output_dir=str(folder))
+    return folder
+
+
+def test_a_run_leaves_weights_history_picture_and_tensorboard(trained: Path) -> None:
+    names = {path.name.split(".")[0] if "tfevents" in path.name else path.name for path in trained.iterdir()}
+    assert names == {"best.pt", "last.pt", "history.json", "curve.png", "events"}
+    (row,) = json.loads((trained / "history.json").read_text())
+    assert row["epoch"] == 1 and np.isfinite(row["loss"])
+    assert set(row["dice"]) == {"mean", "dermoscopy", "xray"}
+
+
+def test_a_resumed_run_goes_on_from_the_last_epoch(trained: Path, bundle: Path, datalist: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    train(bundle, datalist=str(datalist), output_dir=str(folder), resume=True, max_epochs=2)
+    assert [row["epoch"] for row in json.loads((folder / "history.json").read_text())] == [1, 2]
+    assert torch.load(folder / "last.pt", weights_only=True)["iteration"] == 4
+
+
+def test_monai_label_entries_train_through_the_default_modality(bundle: Path, datalist: Path, tmp_path: Path) -> None:
+    """It replaces the lists by entries without modality, and gives no datalist."""
+    entries = [
+        {"image": str(datalist.parent / f"{i}.png"), "label": str(datalist.parent / f"{i}_seg.png")} for i in (0, 2)
+    ]
+    override = {"train#dataset#data": entries, "validate#dataset#data": entries[:1], "modality": "dermoscopy"}
+    run = train(bundle, output_dir=str(tmp_path / "run"), run_id="run", samples_per_epoch=2, **override)
+    assert run.trainer.state.epoch == 1
+    assert set(run.evaluator.state.metrics) == {"val_dice", "val_dice_dermoscopy"}
+
+
+def test_training_without_validation_images_keeps_its_weights(bundle: Path, datalist: Path, tmp_path: Path) -> None:
+    content = json.loads(datalist.read_text())
+    alone = datalist.parent / "training_alone.json"
+    alone.write_text(json.dumps({"training": content["training"]}))
+    train(bundle, datalist=str(alone), output_dir=str(tmp_path / "run"), samples_per_epoch=2)
+    best, last = (torch.load(tmp_path / "run" / name, weights_only=True) for name in ("best.pt", "last.pt"))
+    assert all(torch.equal(value, last["network"][key]) for key, value in best.items())
+
+
+def test_nothing_to_train_on_is_said(bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError) as caught:
+        train(bundle, output_dir=str(tmp_path / "run"))
+    causes = []
+    error: BaseException | None = caught.value
+    while error is not None:
+        causes.append(str(error))
+        error = error.__cause__
+    assert "--datalist LIST.json" in causes[-1]
+
+
+def test_the_config_has_what_monai_asks_of_a_training(bundle: Path, tmp_path: Path) -> None:
+    run = workflow(bundle, run_id="training", output_dir=str(tmp_path))
+    run.initialize()
+    assert run.check_properties() == []
+    content = yaml.safe_load((bundle / "configs" / "train.yaml").read_text())
+    assert content["train"]["dataset"]["data"] == content["validate"]["dataset"]["data"] == []
+    assert isinstance(content["train"]["handlers"], list)
+
+
+def test_training_and_inference_build_the_same_network(bundle: Path) -> None:
+    train_config, inference = (
+        yaml.safe_load((bundle / "configs" / f"{n}.yaml").read_text()) for n in ("train", "inference")
+    )
+    for name in ("network_def", "modalities", "image_size", "divisor"):
+        assert train_config[name] == inference[name]
+
+
+def evaluate(bundle: Path, datalist: Path, output: Path, **override: Any) -> dict[str, Any]:
+    run = workflow(
+        bundle,
+        ("train.yaml", "evaluate.yaml"),
+        run_id="evaluation",
+        datalist=str(datalist),
+        output_dir=str(output),
+        **override,
+    )
+    run.initialize()
+    run.run()
+    return json.loads((output / "metrics.json").read_text())
+
+
+def test_evaluation_needs_test_alone_and_measures_the_weights_it_is_given(
+    trained: Path, bundle: Path, datalist: Path, tmp_path: Path
+) -> None:
+    alone = datalist.parent / "test_alone.json"
+    alone.write_text(json.dumps({"test": json.loads(datalist.read_text())["test"]}))
+    metrics = evaluate(bundle, alone, tmp_path / "out", ckpt=str(trained / "best.pt"))
+    assert {modality: list(targets) for modality, targets in metrics.items()} == {
+        "dermoscopy": ["lesion"],
+        "xray": ["lung"],
+    }
+    assert all(entry["n"] + entry["both_empty"] == 2 for targets in metrics.values() for entry in targets.values())
+    assert len((tmp_path / "out" / "cases.csv").read_text().splitlines()) == 5
+    assert set(json.loads((tmp_path / "out" / "metrics_by_domain.json").read_text())) == {"set0", "set1"}
+
+
+def test_evaluation_takes_the_bundles_weights_by_default(
+    trained: Path, bundle: Path, datalist: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(Exception, match=r"model\.pt|Failed"):
+        evaluate(bundle, datalist, tmp_path / "none")
+    (bundle / "models").mkdir()
+    shutil.copy(trained / "best.pt", bundle / "models" / "model.pt")
+    given = evaluate(bundle, datalist, tmp_path / "given", ckpt=str(trained / "best.pt"))
+    assert evaluate(bundle, datalist, tmp_path / "shipped") == given
+
+
+def test_weights_of_another_network_are_refused(bundle: Path, datalist: Path, tmp_path: Path) -> None:
+    torch.save({"something": torch.zeros(1)}, tmp_path / "other.pt")
+    with pytest.raises(RuntimeError):
+        evaluate(bundle, datalist, tmp_path / "out", ckpt=str(tmp_path / "other.pt"))
+    assert not (tmp_path / "out" / "metrics.json").exists()

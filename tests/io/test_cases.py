@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from esp_medsam_monai.io.cases import find_cases
+
+LINE = [(0.0, 0.0, float(k)) for k in range(3)]
+
+
+def _picture(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(path)
+    return path
+
+
+def _names(cases):
+    return [case.name for case in cases]
+
+
+def test_mixed_folder(tmp_path, volume, dicom_file, dicom_series):
+    volume().save(tmp_path / "b.nii.gz")
+    _picture(tmp_path / "sub" / "a.png")
+    _picture(tmp_path / "sub" / "c.JPEG")
+    paths = dicom_series(tmp_path / "sub" / "knee", LINE, SeriesNumber=4)
+    dicom_file(tmp_path / "sub" / "knee" / "structures.dcm", Modality="RTSTRUCT")
+    dicom_file(tmp_path / "seg.dcm", np.zeros((4, 4), np.uint8), "1.2.840.10008.5.1.4.1.1.66.4", Modality="SEG")
+    (tmp_path / "sub" / "a.json").write_text(json.dumps({"modality": "dermoscopy"}))
+    (tmp_path / "sub" / "notes.txt").write_text("notes")
+    _picture(tmp_path / ".hidden" / "a.png")
+    cases, ignored = find_cases(tmp_path)
+    assert _names(cases) == ["b", "sub/a", "sub/c", "sub/knee/knee"]
+    assert [case.kind for case in cases] == ["nifti", "picture", "picture", "dicom"]
+    assert [case.modality for case in cases] == [None, "dermoscopy", None, "ct"]
+    assert [case.modality_source for case in cases] == [None, "sidecar", None, "dicom"]
+    assert cases[0].image == str(tmp_path / "b.nii.gz")
+    assert cases[3].image == tuple(sorted(str(path) for path in paths))
+    assert ignored == ["seg.dcm", "sub/knee/structures.dcm"]
+
+
+def test_several_series_in_one_folder(tmp_path, dicom_file, dicom_series):
+    folder = tmp_path / "study"
+    for number in (2, 7):
+        for path in dicom_series(tmp_path / "work", LINE, SeriesNumber=number, SeriesInstanceUID=f"1.2.{number}"):
+            folder.mkdir(exist_ok=True)
+            path.rename(folder / f"{number}_{path.name}")
+    assert _names(find_cases(tmp_path)[0]) == ["study/study_2", "study/study_7"]
+    # A localizer that shares the number of a series, a radiograph without one, a single slice.
+    dicom_file(folder / "scout.dcm", np.zeros((4, 4), np.int16), SeriesNumber=7, SeriesInstanceUID="1.2.7")
+    dicom_file(folder / "hand.dcm", np.zeros((4, 4), np.int16), Modality="CR", SeriesInstanceUID="1.3")
+    cases, _ = find_cases(tmp_path)
+    assert _names(cases) == ["study/study_2", "study/study_7_7_001", "study/study_7_scout", "study/study_hand"]
+    assert cases[2].image == str(folder / "scout.dcm")
+    picked, _ = find_cases(tmp_path, series="1.2.2")
+    assert _names(picked) == ["study/study"] and len(picked[0].image) == 3
+
+
+def test_dicom_directly_in_the_searched_folder(tmp_path, dicom_series):
+    dicom_series(tmp_path / "patient 1", LINE)
+    assert _names(find_cases(tmp_path / "patient 1")[0]) == ["patient 1"]
+
+
+def test_collisions_join_the_extension(tmp_path, volume, dicom_series):
+    _picture(tmp_path / "a.png")
+    _picture(tmp_path / "a.jpg")
+    volume().save(tmp_path / "a.nii.gz")
+    volume().save(tmp_path / "a_png.nii")
+    volume().save(tmp_path / "x" / "x.nii.gz")
+    dicom_series(tmp_path / "x", LINE)
+    names = _names(find_cases(tmp_path)[0])
+    assert names == ["a_jpg", "a_nii_gz", "a_png", "a_png_2", "x/x_dcm", "x/x_nii_gz"]
+
+
+def test_results_are_never_input(tmp_path, volume):
+    volume().save(tmp_path / "a.nii.gz")
+    volume().save(tmp_path / "user_seg.nii.gz")  # somebody's own file may be called so
+    _picture(tmp_path / "sub" / "b.png")
+    # A run into this very folder, and one into a folder below it.
+    rows = [{"case": "a", "output": "a_seg.nii.gz"}, {"case": "sub/b", "output": "sub/b_seg.png"}]
+    for out in (tmp_path, tmp_path / "old"):
+        volume().save(out / "a_seg.nii.gz")
+        _picture(out / "a_preview.png")
+        _picture(out / "sub" / "b_seg.png")
+        _picture(out / "sub" / "b_preview.png")
+        (out / "report.json").write_text(json.dumps({"run": {}, "cases": rows}))
+    _picture(tmp_path / "out" / "unfinished_seg.png")
+    cases, ignored = find_cases(tmp_path, tmp_path / "out")
+    assert _names(cases) == ["a", "sub/b", "user_seg"]
+    assert len(ignored) == 8 and "old/sub/b_preview.png" in ignored and "a_seg.nii.gz" in ignored
+    assert _names(find_cases(tmp_path, tmp_path)[0]) == ["a", "out/unfinished_seg", "sub/b", "user_seg"]
+
+
+def test_a_report_of_another_program_hides_nothing(tmp_path):
+    _picture(tmp_path / "a_seg.png")
+    (tmp_path / "report.json").write_text(json.dumps({"cases": [{"case": "a"}]}))
+    assert _names(find_cases(tmp_path)[0]) == ["a_seg"]
+    (tmp_path / "report.json").write_text("{not json")
+    assert _names(find_cases(tmp_path)[0]) == ["a_seg"]
+
+
+def test_unreadable_files_are_still_cases(tmp_path):
+    for name in ("a.nii.gz", "b.png", "c.dcm"):
+        (tmp_path / name).write_bytes(b"broken")
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    (tmp_path / "b.json").write_text("{not json")
+    cases, _ = find_cases(tmp_path)
+    assert _names(cases) == ["a", "b", "c", "gone"]
+    assert all(case.modality is None for case in cases)
+
+
+def test_linked_folders_are_searched_once(tmp_path):
+    _picture(tmp_path / "elsewhere" / "a.png")
+    (tmp_path / "in" / "real").mkdir(parents=True)
+    (tmp_path / "in" / "real" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "in" / "real" / "loop").symlink_to(tmp_path / "in")
+    assert _names(find_cases(tmp_path / "in")[0]) == ["real/linked/a"]
+
+
+def test_folder_sidecars_reach_down(tmp_path):
+    _picture(tmp_path / "in" / "p1" / "a.png")
+    (tmp_path / "modality.json").write_text(json.dumps({"modality": "xray"}))  # above the searched folder
+    assert find_cases(tmp_path / "in")[0][0].modality is None
+    (tmp_path / "in" / "modality.json").write_text(json.dumps({"modality": "fundus"}))
+    assert find_cases(tmp_path / "in")[0][0].modality == "fundus"
+
+
+def test_no_folder(tmp_path):
+    with pytest.raises(NotADirectoryError, match="nowhere"):
+        find_cases(tmp_path / "nowhere")
+    assert find_cases(tmp_path) == ([], [])
+
+
+def test_real_folder(shared_dir):
+    folder = shared_dir / "data" / "dicom"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} does not exist")
+    cases, ignored = find_cases(folder)
+    assert ignored == ["ct_liver_3slices_seg.dcm"]
+    assert {case.name: len(case.image) for case in cases if isinstance(case.image, tuple)} == {
+        "ct_liver_3slices/ct_liver_3slices": 3,
+        "mr_brain_t1post/mr_brain_t1post": 22,
+        "mr_brain_t2/mr_brain_t2": 22,
+    }
+    assert sum(case.name.startswith("single/") for case in cases) == 6

@@ -1,0 +1,86 @@
+"""write_preview: the right slices, upright, with every target in its colour."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from PIL import Image
+
+from esp_medsam_monai.io import write_preview
+from esp_medsam_monai.io.preview import informative_slices
+from esp_medsam_monai.modalities import describe_target
+
+TARGETS = {"hippocampus_anterior": 7, "hippocampus_posterior": 8}
+
+
+def near(picture: np.ndarray, color: tuple[int, int, int]) -> int:
+    """Number of pixels of nearly that colour."""
+    return int((np.abs(picture.astype(int) - color).max(axis=-1) < 12).sum())
+
+
+def draw(path: Path, shape: tuple[int, ...], found: bool = True, warnings: tuple[str, ...] = ()) -> np.ndarray:
+    image = MetaTensor(torch.full((1, *shape), 60.0), affine=torch.diag(torch.tensor([1.0, 1.0, 2.0, 1.0])))
+    mask = torch.zeros((1, *shape), dtype=torch.uint8)
+    if found:
+        mask[:, 4:16, 4:16] = 7
+    write_preview(path, image, mask, TARGETS, "mr", "sub/case", warnings)
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+@pytest.mark.parametrize("shape", [(30, 24, 9), (30, 24, 1), (30, 24)])
+def test_values_contours_have_the_target_s_color(shape: tuple[int, ...], tmp_path: Path) -> None:
+    row = describe_target("mr", "hippocampus_anterior")
+    assert row is not None
+    with_mask = draw(tmp_path / "a.png", shape)
+    without = draw(tmp_path / "b.png", shape, found=False)
+    assert near(with_mask, row.color) > near(without, row.color) + 200
+    assert near(without, row.color) > 20  # the swatch of the legend
+
+
+def test_shape_is_compact(tmp_path: Path) -> None:
+    height, width = draw(tmp_path / "a.png", (30, 24, 9)).shape[:2]
+    assert width <= 1600
+    assert height <= 600
+
+
+def test_values_warning_is_on_the_picture(tmp_path: Path) -> None:
+    amber = (255, 180, 84)
+    assert near(draw(tmp_path / "a.png", (30, 24, 9)), amber) == 0
+    assert near(draw(tmp_path / "b.png", (30, 24, 9), warnings=("outside what it knows",)), amber) > 20
+
+
+def test_values_picture_is_upright_and_in_proportion(tmp_path: Path) -> None:
+    picture = torch.zeros((3, 40, 20))  # (C, W, H)
+    picture[0, 30:, :6] = 255  # red, upper right
+    image = MetaTensor(picture, affine=torch.diag(torch.tensor([-1.0, -1.0, 1.0, 1.0])))
+    write_preview(tmp_path / "a.png", image, torch.zeros((1, 40, 20)), {"lesion": 1}, "dermoscopy", "case")
+    drawn = np.asarray(Image.open(tmp_path / "a.png").convert("RGB"))
+    rows, columns = np.nonzero(np.abs(drawn.astype(int) - (255, 0, 0)).max(axis=-1) < 12)
+    left = columns < drawn.shape[1] // 2  # the first of two panels
+    assert left.any()
+    panel_rows, panel_columns = np.nonzero(drawn[:, : drawn.shape[1] // 2].max(axis=-1) == 0)  # black of the image
+    assert rows[left].max() < panel_rows.max() - 20
+    assert columns[left].min() > panel_columns.min() + 20
+
+
+def test_values_own_target_without_a_row(tmp_path: Path) -> None:
+    image = MetaTensor(torch.full((1, 12, 12, 4), 60.0))
+    path = write_preview(tmp_path / "a.png", image, torch.ones((1, 12, 12, 4)), {"my_tumour": 1}, "ct", "case")
+    assert path.is_file()
+
+
+@pytest.mark.parametrize(
+    ("filled", "expected"),
+    [
+        ([False] * 3 + [True] * 2, [3, 4]),
+        ([True] * 11, [0, 2, 4, 6, 8, 10]),
+        ([False] * 12, [1, 3, 5, 7, 9, 11]),
+        ([False] * 2, [0, 1]),
+    ],
+)
+def test_values_informative_slices(filled: list[bool], expected: list[int]) -> None:
+    assert informative_slices(filled) == expected

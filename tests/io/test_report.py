@@ -1,0 +1,89 @@
+"""The report's fields are the contract's, and the warning about strange images says why."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from esp_medsam_monai.io import RunReport, examined_body_part, outside_training
+
+ROW = ["case", "input", "status", "reason", "modality", "modality_source", "slices", "seconds", "output", "warnings"]
+
+
+def test_values_rows_have_exactly_the_fields_of_the_contract(tmp_path: Path) -> None:
+    report = RunReport(tmp_path / "out" / "report.json", {"image_size": 256}, ignored=["a_seg.dcm"])
+    report.add("sub/a", "in/sub/a.nii.gz", "done", modality="mr", slices=3, seconds=1.23456, output="sub/a_seg.nii.gz")
+    report.add("b", "in/b.png", "failed", reason="NO_MODALITY: nothing says it")
+    report.finish(8)
+    stored = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+    assert list(stored) == ["run", "cases"]
+    assert [list(row) for row in stored["cases"]] == [ROW, ROW]
+    assert stored["cases"][0]["seconds"] == pytest.approx(1.235)
+    assert stored["run"]["ignored"] == ["a_seg.dcm"]
+    assert stored["run"]["exit_status"] == 8
+    assert {"esp_medsam_monai", "monai", "torch", "python"} <= set(stored["run"]["versions"])
+    assert (report.count("done"), report.count("failed")) == (1, 1)
+
+
+def test_values_saved_after_every_case(tmp_path: Path) -> None:
+    report = RunReport(tmp_path / "report.json")
+    for count in (1, 2):
+        report.add(f"case{count}", "x", "done")
+        assert len(json.loads(report.path.read_text(encoding="utf-8"))["cases"]) == count
+    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+
+
+def test_values_hashes(tmp_path: Path) -> None:
+    weights = tmp_path / "model.pt"
+    weights.write_bytes(b"weights")
+    report = RunReport(tmp_path / "report.json", {"b": 1, "a": 2})
+    report.note_weights(weights)
+    assert report.run["weights_sha256"] == hashlib.sha256(b"weights").hexdigest()
+    same, other = (RunReport(tmp_path / "report.json", settings) for settings in ({"a": 2, "b": 1}, {"a": 2, "b": 3}))
+    assert report.run["configuration_sha256"] == same.run["configuration_sha256"]
+    assert report.run["configuration_sha256"] != other.run["configuration_sha256"]
+
+
+@pytest.mark.parametrize(
+    ("modality", "target", "sides", "body_part", "words"),
+    [
+        ("mr", "hippocampus_anterior", (36.0, 50.0), "BRAIN", None),
+        ("mr", "hippocampus_anterior", (36.0, 50.0), "head", None),
+        ("mr", "hippocampus_anterior", (36.0, 50.0), None, None),
+        ("mr", "hippocampus_anterior", (36.0, 50.0), "KNEE", "KNEE"),
+        ("mr", "hippocampus_anterior", (3000.0, 3000.0), None, "3000 x 3000 mm"),
+        ("mr", "hippocampus_anterior", (2.0, 2.0), None, "2 x 2 mm"),
+        ("xray", "lung", None, "CHEST", None),
+        ("xray", "lung", None, "HAND", "HAND"),
+        ("xray", "my_own", (1.0, 1.0), "HAND", None),
+    ],
+)
+def test_values_outside_training(
+    modality: str, target: str, sides: tuple[float, float] | None, body_part: str | None, words: str | None
+) -> None:
+    found = outside_training(modality, [target], sides, body_part)
+    assert len(found) == (words is not None)
+    if words is not None:
+        assert words in found[0]
+        assert found[0].startswith("outside what the weights were trained on")
+
+
+def test_values_same_difference_is_told_once() -> None:
+    targets = ["hippocampus_anterior", "hippocampus_posterior"]
+    assert len(outside_training("mr", targets, (3000.0, 3000.0))) == 1
+
+
+def test_values_body_part_of_dicom(tmp_path: Path) -> None:
+    from pydicom.data import get_testdata_file
+    from pydicom.filereader import dcmread
+
+    source = get_testdata_file("CT_small.dcm")
+    assert isinstance(source, str)
+    dataset = dcmread(source)
+    for written, read in (("CHEST ", "CHEST"), ("", None)):
+        dataset.BodyPartExamined = written
+        dataset.save_as(tmp_path / "a.dcm")
+        assert examined_body_part(tmp_path / "a.dcm") == read
