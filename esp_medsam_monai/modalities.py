@@ -178,8 +178,9 @@ def check_modalities(modalities: Mapping[str, Sequence[str]]) -> dict[str, tuple
     """Check a mapping ``{modality: [targets]}`` and return a copy of it with tuples.
 
     Raises:
-        ValueError: when it is empty, a modality has no target, a target is named twice in one modality, or a name is
-            not lower-case letters, digits and underscores.
+        ValueError: when it is empty, a modality has no target, a target is named twice in one modality, a name is not
+            lower-case letters, digits and underscores, or two targets would share a label (``a_b`` + ``c``, ``a`` +
+            ``b_c``).
     """
     if not modalities:
         raise ValueError("modalities is empty; give at least one, for instance {'dermoscopy': ['lesion']}.")
@@ -195,6 +196,10 @@ def check_modalities(modalities: Mapping[str, Sequence[str]]) -> dict[str, tuple
             if not isinstance(name, str) or not _NAME.fullmatch(name):
                 raise ValueError(f"{name!r} is no usable name: lower-case letters, digits and underscores only.")
         checked[modality] = tuple(targets)
+    labels = [f"{modality}_{target}" for modality, targets in checked.items() for target in targets]
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    if twice:
+        raise ValueError(f"two targets would have the same label {twice[0]!r}; rename one of them.")
     return checked
 
 
@@ -213,7 +218,7 @@ def label_values(modalities: Mapping[str, Sequence[str]]) -> dict[str, dict[str,
 
 
 def label_names(modalities: Mapping[str, Sequence[str]]) -> dict[int, str]:
-    """Names of the label values as ``channel_def`` of a bundle states them: ``{0: "background", 1: "xray_lung", ...}``."""
+    """Names of the label values, as in a bundle's ``channel_def``: ``{0: "background", 1: "xray_lung", ...}``."""
     names = {0: "background"}
     for modality, targets in label_values(modalities).items():
         names.update({value: f"{modality}_{target}" for target, value in targets.items()})

@@ -14,12 +14,12 @@ from monai.engines import Evaluator
 from torch.optim import Optimizer
 
 from esp_medsam_monai.checkpoints.safe import load_weights
-from esp_medsam_monai.engines.schedule import TrainingSchedule
 from esp_medsam_monai.io import atomic_path
 
 __all__ = ["TrainingCheckpoints", "check_output_dir"]
 
 _LOGGER = logging.getLogger(__name__)
+_COUNTERS = ("epoch", "iteration", "minutes")
 
 
 def check_output_dir(output_dir: str | os.PathLike[str]) -> Path:
@@ -39,14 +39,13 @@ def check_output_dir(output_dir: str | os.PathLike[str]) -> Path:
 class TrainingCheckpoints:
     """Handler: ``last.pt`` after every epoch, ``best.pt`` after every validation that beats all before.
 
-    ``last.pt`` holds network, optimizer, schedule and the trainer's counters, for going on; ``best.pt`` is a bare state
+    ``last.pt`` holds network, optimizer and the trainer's counters, for going on; ``best.pt`` is a bare state
     dict of tensors, as inference takes it with ``--ckpt``. Without validation images ``best.pt`` is the last state.
 
     Args:
         output_dir: folder of the run.
         network: network that is trained.
         optimizer: its optimizer.
-        schedule: its schedule.
         validator: evaluator whose key metric decides what is best.
         resume: go on from ``last.pt``; it must be there.
         ckpt: weights to start from, a bare state dict as in ``best.pt``; a resume takes precedence.
@@ -62,7 +61,6 @@ class TrainingCheckpoints:
         output_dir: str | os.PathLike[str],
         network: nn.Module,
         optimizer: Optimizer,
-        schedule: TrainingSchedule,
         validator: Evaluator | None = None,
         resume: bool = False,
         ckpt: str | os.PathLike[str] | None = None,
@@ -70,7 +68,6 @@ class TrainingCheckpoints:
         self.folder = Path(output_dir)
         self.network = network
         self.optimizer = optimizer
-        self.schedule = schedule
         loader: Any = getattr(validator, "data_loader", None)
         self.validator = validator if loader else None
         self.resume = resume
@@ -109,9 +106,9 @@ class TrainingCheckpoints:
             state = torch.load(self.last_path, map_location="cpu", weights_only=True)
             module.load_state_dict(state["network"])
             self.optimizer.load_state_dict(state["optimizer"])
-            self.schedule.load_state_dict(state["schedule"])
             self.best = state["best"]
-            engine.state.epoch, engine.state.iteration = state["epoch"], state["iteration"]
+            for name in _COUNTERS:
+                setattr(engine.state, name, state[name])
             sampler: Any = getattr(getattr(engine, "data_loader", None), "sampler", None)
             if hasattr(sampler, "set_epoch"):
                 sampler.set_epoch(engine.state.epoch)
@@ -139,10 +136,8 @@ class TrainingCheckpoints:
             {
                 "network": weights,
                 "optimizer": self.optimizer.state_dict(),
-                "schedule": self.schedule.state_dict(),
                 "best": self.best,
-                "epoch": engine.state.epoch,
-                "iteration": engine.state.iteration,
+                **{name: getattr(engine.state, name, 0) for name in _COUNTERS},
             },
         )
 

@@ -17,7 +17,8 @@ class TrainingSchedule:
 
     The end is what comes first of the last epoch and ``max_minutes``, so that a training of an hour cools down on any
     machine; MONAI's ``WarmupCosineSchedule`` needs the number of iterations beforehand. The time limit stops after the
-    epoch in which it passes, with validation and checkpoints as in any other.
+    epoch in which it passes, with validation and checkpoints as in any other. The clock is ``engine.state.minutes``,
+    which checkpoints keep beside epoch and iteration.
 
     Args:
         optimizer: each of its groups keeps its own highest learning rate.
@@ -40,19 +41,13 @@ class TrainingSchedule:
         self.end_factor = end_factor
         self.max_minutes = max_minutes
         self.highest = [float(group["lr"]) for group in optimizer.param_groups]
-        self._minutes_before = 0.0
-        self._start = time.monotonic()
+        self._last = time.monotonic()
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
         engine.add_event_handler(Events.STARTED, self._started)
         engine.add_event_handler(Events.ITERATION_STARTED, self._set_rate)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._stop_in_time)
-
-    @property
-    def minutes(self) -> float:
-        """Minutes of training so far, those before a resume included."""
-        return self._minutes_before + (time.monotonic() - self._start) / 60
 
     def factor(self, iteration: int, progress: float) -> float:
         """Learning rate relative to the highest.
@@ -66,28 +61,28 @@ class TrainingSchedule:
             self.end_factor + (1 - self.end_factor) * cosine
         )
 
-    def state_dict(self) -> dict[str, Any]:
-        """What a resumed training needs to know."""
-        return {"minutes": self.minutes}
+    def _started(self, engine: Engine) -> None:
+        self._last = time.monotonic()
+        state: Any = engine.state
+        state.minutes = getattr(state, "minutes", 0.0)
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from :meth:`state_dict`."""
-        self._minutes_before = float(state["minutes"])
-        self._start = time.monotonic()
-
-    def _started(self, _: Engine) -> None:
-        self._start = time.monotonic()
+    def _minutes(self, state: Any) -> float:
+        now = time.monotonic()
+        state.minutes += (now - self._last) / 60
+        self._last = now
+        return state.minutes
 
     def _set_rate(self, engine: Engine) -> None:
         state: Any = engine.state
         done = state.iteration - 1
         progress = done / (state.max_epochs * state.epoch_length)
+        minutes = self._minutes(state)
         if self.max_minutes is not None:
-            progress = max(progress, self.minutes / self.max_minutes)
+            progress = max(progress, minutes / self.max_minutes)
         factor = self.factor(done, progress)
         for group, highest in zip(self.optimizer.param_groups, self.highest, strict=True):
             group["lr"] = highest * factor
 
     def _stop_in_time(self, engine: Engine) -> None:
-        if self.max_minutes is not None and self.minutes >= self.max_minutes:
+        if self._minutes(engine.state) >= (self.max_minutes or math.inf):
             engine.terminate()

@@ -154,6 +154,7 @@ def _nifti(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
         array = np.asanyarray(image.dataobj)
     except Exception as error:  # zlib, gzip, mmap and reshape each fail in their own way on a short file
         raise InputRefused("TRUNCATED", f"the pixels of {path} cannot be read ({error}); copy it again.") from error
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)  # torch knows the machine's byte order only
     while array.ndim > 3 and array.shape[-1] == 1:
         array = array[..., 0]
     if array.ndim not in (2, 3) or 0 in array.shape:

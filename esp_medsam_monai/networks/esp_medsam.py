@@ -202,12 +202,14 @@ class ESPMedSAM(nn.Module):
             modality = self.default_modality
         if isinstance(modality, Tensor):
             if modality.shape != (batch,):
-                raise ValueError(f"modality should be of shape ({batch},), one index an image; got {tuple(modality.shape)}.")
+                shape = tuple(modality.shape)
+                raise ValueError(f"modality should be of shape ({batch},), one index an image; got {shape}.")
             if modality.device.type == "cpu" and not torch.compiler.is_compiling():
                 numbers = modality.tolist()
                 wrong = [number for number in numbers if not 0 <= number < len(self._index)]
                 if wrong:
-                    raise ValueError(f"unknown modality index {wrong[0]}; this network has {len(self._index)}: {self._known()}.")
+                    known = f"this network has {len(self._index)}: {self._known()}"
+                    raise ValueError(f"unknown modality index {wrong[0]}; {known}.")
                 return Route.from_host(numbers, device), self.target_table.shape[1]
             return Route(index=modality.to(device).long()), self.target_table.shape[1]
         names = [modality] * batch if isinstance(modality, str) else list(modality)

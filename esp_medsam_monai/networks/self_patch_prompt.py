@@ -25,7 +25,10 @@ class SelfPatchPromptGenerator(nn.Module):
     def __init__(self, embed_dim: int = 256, hidden_dim: int = 64) -> None:
         super().__init__()
         self.patch_decoder = nn.Sequential(
-            nn.Conv2d(embed_dim, hidden_dim, 2, stride=2), LayerNorm2d(hidden_dim), nn.GELU(), nn.Conv2d(hidden_dim, 1, 1)
+            nn.Conv2d(embed_dim, hidden_dim, 2, stride=2),
+            LayerNorm2d(hidden_dim),
+            nn.GELU(),
+            nn.Conv2d(hidden_dim, 1, 1),
         )
         self.dense_prompter = nn.Sequential(nn.Conv2d(1, embed_dim, 1), LayerNorm2d(embed_dim), nn.GELU())
 

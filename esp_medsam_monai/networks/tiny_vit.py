@@ -7,6 +7,7 @@ follow the public checkpoints of ``ChaoningZhang/MobileSAM`` (Apache-2.0), so th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 
 import torch
 from segment_anything.modeling.common import LayerNorm2d
@@ -158,13 +159,35 @@ class TinyViTBlock(nn.Module):
         return out if controller is None else out + controller.mlp(x)
 
 
-class Stage(nn.Module):
-    """Blocks of one resolution and the step to the next (None after the last)."""
+class ConvStage(nn.Module):
+    """Convolutional blocks of one resolution and the step to the next; ``(B, C, H, W)`` -> ``(B, C', H', W')``."""
+
+    def __init__(self, blocks: Sequence[nn.Module], downsample: PatchMerging) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.downsample = downsample
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return self.downsample(x)
+
+
+class AttentionStage(nn.Module):
+    """Attention blocks of one resolution and the step to the next (None after the last)."""
 
     def __init__(self, blocks: Sequence[nn.Module], downsample: PatchMerging | None) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         self.downsample = downsample
+
+    def forward(self, x: Tensor, controllers: Sequence[RoutedBlockController | None]) -> Tensor:
+        """``(B, C, H, W)`` -> ``(B, C', H', W')``; one controller, or None, for each block."""
+        x = x.permute(0, 2, 3, 1).contiguous()
+        for block, controller in zip(self.blocks, controllers, strict=True):
+            x = block(x, controller)
+        x = x.permute(0, 3, 1, 2)
+        return x if self.downsample is None else self.downsample(x)
 
 
 class TinyViT(nn.Module):
@@ -196,12 +219,12 @@ class TinyViT(nn.Module):
         self.patch_embed = PatchEmbed(in_channels, embed_dims[0])
         self.layers = nn.ModuleList()
         for i, dim in enumerate(embed_dims):
-            blocks: list[nn.Module] = [
-                MBConv(dim, mlp_ratio) if i == 0 else TinyViTBlock(dim, num_heads[i], windows[i], mlp_ratio)
-                for _ in range(depths[i])
-            ]
-            last = i == len(embed_dims) - 1
-            self.layers.append(Stage(blocks, None if last else PatchMerging(dim, embed_dims[i + 1], strides[i])))
+            step = PatchMerging(dim, embed_dims[i + 1], strides[i]) if i + 1 < len(embed_dims) else None
+            if i == 0 and step is not None:
+                self.layers.append(ConvStage([MBConv(dim, mlp_ratio) for _ in range(depths[i])], step))
+            else:
+                blocks = [TinyViTBlock(dim, num_heads[i], windows[i], mlp_ratio) for _ in range(depths[i])]
+                self.layers.append(AttentionStage(blocks, step))
         self.neck = nn.Sequential(
             nn.Conv2d(embed_dims[-1], out_channels, 1, bias=False),
             LayerNorm2d(out_channels),
@@ -209,6 +232,7 @@ class TinyViT(nn.Module):
             LayerNorm2d(out_channels),
         )
         attention_stages = range(1, len(embed_dims))
+        self.depths = tuple(depths)
         self.block_dims = [embed_dims[i] for i in attention_stages for _ in range(depths[i])]
         """Channels of the attention blocks, in order: what a controller has to fit."""
         self.block_heads = [num_heads[i] for i in attention_stages for _ in range(depths[i])]
@@ -225,16 +249,8 @@ class TinyViT(nn.Module):
             ``(B, 256, H/16, W/16)``.
         """
         x = self.patch_embed(x)
-        pending = list(controllers) if controllers is not None else [None] * len(self.block_dims)
-        for i, stage in enumerate(self.layers):
-            if i == 0:
-                for block in stage.blocks:
-                    x = block(x)
-            else:
-                x = x.permute(0, 2, 3, 1).contiguous()
-                for block in stage.blocks:
-                    x = block(x, pending.pop(0))
-                x = x.permute(0, 3, 1, 2)
-            if stage.downsample is not None:
-                x = stage.downsample(x)
+        x = self.layers[0](x)
+        pending = iter(controllers if controllers is not None else [None] * len(self.block_dims))
+        for stage, depth in zip(self.layers[1:], self.depths[1:], strict=True):
+            x = stage(x, list(islice(pending, depth)))
         return self.neck(x)

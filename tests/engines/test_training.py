@@ -84,7 +84,7 @@ def make(folder: Path | None, epochs: int = 2, resume: bool = False, interval: i
     handlers: list[Any] = [schedule, LastEpochValidationHandler(interval, validator)]
     if folder is not None:
         handlers += [
-            TrainingCheckpoints(folder, network, optimizer, schedule, validator, resume, options.pop("ckpt", None)),
+            TrainingCheckpoints(folder, network, optimizer, validator, resume, options.pop("ckpt", None)),
             TrainingHistory(folder, validator, resume=resume),
         ]
     trainer = SupervisedTrainer(
@@ -99,7 +99,7 @@ def make(folder: Path | None, epochs: int = 2, resume: bool = False, interval: i
         train_handlers=handlers,
         decollate=False,
     )
-    trainer.validator, trainer.schedule, trainer.sampler = validator, schedule, sampler
+    trainer.validator = validator
     return trainer
 
 
@@ -192,8 +192,10 @@ def test_best_is_a_bare_state_dict_and_last_goes_on(tmp_path: Path) -> None:
         "conv.weight": torch.Tensor,
         "conv.bias": torch.Tensor,
     }
+    before = torch.load(tmp_path / "parts" / "last.pt", weights_only=True)["minutes"]
     second = make(tmp_path / "parts", epochs=4, resume=True)
     second.run()
+    assert second.state.minutes > before > 0
     assert second.state.epoch == 4 and second.state.iteration == whole.state.iteration == 8
     # Same optimizer state, same learning rates, same order of images: the same weights.
     torch.testing.assert_close(second.network.state_dict(), whole.network.state_dict(), rtol=0, atol=0)
