@@ -19,7 +19,8 @@ ROWS_AND_COLUMNS = {
     POSTERIOR_ANTERIOR: (INFERIOR_SUPERIOR, RIGHT_LEFT),
     INFERIOR_SUPERIOR: (POSTERIOR_ANTERIOR, RIGHT_LEFT),
 }
-# Sign of travel along the RAS axis: slices go to left, anterior, superior; rows and columns to left, posterior, inferior.
+# Sign of travel along the RAS axis: slices go to left, anterior, superior; rows and columns to left, posterior,
+# inferior.
 STACK_SIGNS = {RIGHT_LEFT: -1, POSTERIOR_ANTERIOR: 1, INFERIOR_SUPERIOR: 1}
 PICTURE_SIGN = -1
 SPACING_MARGIN = 1.05

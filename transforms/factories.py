@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from monai.config import KeysCollection
-from monai.transforms import Compose, LoadImaged
+from monai.transforms import Compose
 from torchvision.transforms import v2
-
-from esp_medsam_monai.io import MedicalImageReader
 
 from .augmentation import RandAugmentSliced, grey_augmentation, photograph_augmentation
 from .field_of_view import RandPasteIntoFieldOfViewd
 from .intensity import ScaleIntensityByModalityd
 from .labels import EncodeLabelsd
+from .loading import load_medical_imaged
 from .normalization import NormalizeSlicesd
 from .resizing import Compactd, ResizeSliced
 from .routing import RouteModalityd
@@ -45,8 +44,7 @@ def preprocessing(
     """
     return Compose(
         [
-            # dtype=None keeps the stored type, which tells an 8-bit picture from a measurement.
-            LoadImaged(keys, reader=MedicalImageReader, dtype=None, ensure_channel_first=True),
+            load_medical_imaged(keys),
             RouteModalityd(keys, modality, modalities, default_modality),
             ScaleIntensityByModalityd(keys),
         ]
@@ -90,11 +88,9 @@ def training_transforms(
         the network's label values and ``modality`` the name; other keys of the entry pass.
     """
     keys = ("image", "label")
-    # MONAI takes instances too, whatever its annotation says.
-    label_reader: Any = MedicalImageReader(labels=True)
     steps = [
-        LoadImaged("image", reader=MedicalImageReader, dtype=None, ensure_channel_first=True),
-        LoadImaged("label", reader=label_reader, dtype=None, ensure_channel_first=True),
+        load_medical_imaged("image"),
+        load_medical_imaged("label", labels=True),
         RouteModalityd("image", None, modalities, default_modality),
         ScaleIntensityByModalityd("image"),
         EncodeLabelsd("label", "image", modalities, label_values),

@@ -1,0 +1,29 @@
+"""The loader: what it tells nobody needs to read."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+import nibabel as nib
+import numpy as np
+
+from esp_medsam_monai.transforms.loading import load_medical_imaged
+
+
+def test_says_nothing_and_keeps_the_stored_type(tmp_path, caplog):
+    path = tmp_path / "scan.nii.gz"
+    nib.save(nib.Nifti1Image(np.arange(24, dtype=np.int16).reshape(2, 3, 4), np.eye(4)), path)
+    (tmp_path / "scan.json").write_text('{"modality": "mr"}')
+    with warnings.catch_warnings(), caplog.at_level(logging.WARNING):
+        warnings.simplefilter("error")
+        image = load_medical_imaged("image")({"image": str(path)})["image"]
+    assert caplog.records == []
+    assert image.shape == (1, 2, 3, 4)
+    assert str(image.dtype) == "torch.int16"
+
+
+def test_messages_of_others_still_come_through(caplog):
+    before = logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").level
+    load_medical_imaged("image")
+    assert logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").level == before
