@@ -15,7 +15,7 @@ from .augmentation import (
     grey_augmentation,
     photograph_augmentation,
 )
-from .factories import augmentation_by_modality, preprocessing, training_transforms
+from .factories import augmentation_by_modality, evaluation_transforms, preprocessing, training_transforms
 from .field_of_view import RandPasteIntoFieldOfViewD, RandPasteIntoFieldOfViewd, RandPasteIntoFieldOfViewDict
 from .intensity import (
     ScaleIntensityByModality,
@@ -70,6 +70,7 @@ __all__ = [
     "ScaleIntensityByModalityDict",
     "ScaleIntensityByModalityd",
     "augmentation_by_modality",
+    "evaluation_transforms",
     "grey_augmentation",
     "photograph_augmentation",
     "postprocessing",

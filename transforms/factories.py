@@ -19,7 +19,7 @@ from .resizing import Compactd, ResizeSliced
 from .routing import RouteModalityd
 from .slicing import LargestSliced, RandSliced
 
-__all__ = ["augmentation_by_modality", "preprocessing", "training_transforms"]
+__all__ = ["augmentation_by_modality", "evaluation_transforms", "preprocessing", "training_transforms"]
 
 
 def preprocessing(
@@ -47,6 +47,31 @@ def preprocessing(
             load_medical_imaged(keys),
             RouteModalityd(keys, modality, modalities, default_modality),
             ScaleIntensityByModalityd(keys),
+        ]
+    )
+
+
+def evaluation_transforms(
+    modalities: Mapping[str, Sequence[str]],
+    default_modality: str | None = None,
+    label_values: Mapping[str, Mapping[str, int]] | None = None,
+) -> Compose:
+    """Chain for evaluation: whole images as inference takes them, and their labels on the same grid.
+
+    Args:
+        modalities: the network's ``{modality: [targets]}``.
+        default_modality: modality of entries that do not name one.
+        label_values: the datalist's ``labels``, see :class:`~esp_medsam_monai.transforms.EncodeLabels`.
+
+    Returns:
+        Chain after which ``image`` is as after :func:`preprocessing` and ``label`` uint8 ``(1, *spatial)`` of the
+        network's label values.
+    """
+    return Compose(
+        [
+            *preprocessing("image", modalities=modalities, default_modality=default_modality).transforms,
+            load_medical_imaged("label", labels=True),
+            EncodeLabelsd("label", "image", modalities, label_values),
         ]
     )
 

@@ -7,7 +7,6 @@ import warnings
 
 import nibabel as nib
 import numpy as np
-
 from esp_medsam_monai.transforms.loading import load_medical_imaged
 
 
