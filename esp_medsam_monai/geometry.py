@@ -1,4 +1,4 @@
-"""How a stored image becomes a stack of upright slices, and back: permutations and flips, never interpolation."""
+"""How a stored image becomes a stack of upright slices and back, by permutations and flips; how slices are resized."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
-__all__ = ["SlicePlan", "slice_axis", "slice_plan"]
+__all__ = ["SlicePlan", "resize", "slice_axis", "slice_plan"]
 
 RIGHT_LEFT, POSTERIOR_ANTERIOR, INFERIOR_SUPERIOR = 0, 1, 2
 PLANES = {"sagittal": RIGHT_LEFT, "coronal": POSTERIOR_ANTERIOR, "axial": INFERIOR_SUPERIOR}
@@ -176,6 +177,22 @@ def slice_plan(
         order.insert(0, stack)
         flips.insert(0, stack_sign != STACK_SIGNS[stack_anatomy])
     return SlicePlan(stack, tuple(order), tuple(flips))
+
+
+def resize(x: torch.Tensor, size: Sequence[int], mode: str = "bilinear") -> torch.Tensor:
+    """Stretch slices; the one way in training, in inference and back to the image's grid.
+
+    Args:
+        x: ``(S, C, H, W)``, float or uint8.
+        size: wanted ``(H, W)``.
+        mode: ``"bilinear"`` (antialiased along what shrinks, for images and logits) or ``"nearest-exact"`` (for masks).
+
+    Returns:
+        Same type as ``x``.
+    """
+    if tuple(x.shape[-2:]) == tuple(size):
+        return x
+    return F.interpolate(x, tuple(size), mode=mode, antialias=mode == "bilinear")
 
 
 def _orientation(matrix: np.ndarray) -> list[tuple[int, int]]:

@@ -6,13 +6,14 @@ from collections.abc import Hashable, Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.data.utils import to_affine_nd
 from monai.transforms import MapTransform
 from monai.transforms.utils import scale_affine
 from monai.utils import ensure_tuple_rep
+
+from esp_medsam_monai.geometry import resize
 
 __all__ = [
     "CompactD",
@@ -21,24 +22,7 @@ __all__ = [
     "ResizeSliceD",
     "ResizeSliceDict",
     "ResizeSliced",
-    "resize_plane",
 ]
-
-
-def resize_plane(x: torch.Tensor, size: tuple[int, int], mode: str) -> torch.Tensor:
-    """Resize the last two axes.
-
-    Args:
-        x: plain tensor ``(C, H, W)``, float or uint8.
-        size: wanted ``(H, W)``.
-        mode: ``"bilinear"`` (antialiased, for images) or ``"nearest-exact"`` (for masks).
-
-    Returns:
-        Same type as ``x``.
-    """
-    if tuple(x.shape[-2:]) == size:
-        return x
-    return F.interpolate(x[None], size, mode=mode, antialias=mode == "bilinear")[0]
 
 
 class ResizeSliced(MapTransform):
@@ -65,7 +49,7 @@ class ResizeSliced(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
         for key, mode in self.key_iterator(d, self.mode):
-            d[key] = resize_plane(d[key], (self.size, self.size), mode)
+            d[key] = resize(d[key][None], (self.size, self.size), mode)[0]
         return d
 
 
@@ -108,7 +92,7 @@ class Compactd(MapTransform):
             small = tuple(min(side, self.size) for side in spatial)
             rows, columns = plane
             flat = x.reshape(x.shape[0], spatial[rows], spatial[columns])
-            x = resize_plane(flat, (small[rows], small[columns]), mode).reshape(x.shape[0], *small)
+            x = resize(flat[None], (small[rows], small[columns]), mode).reshape(x.shape[0], *small)
             zoom = to_affine_nd(len(img.affine) - 1, scale_affine(spatial, small))
             meta["affine"] = img.affine @ torch.as_tensor(zoom, dtype=img.affine.dtype)
         if x.is_floating_point():

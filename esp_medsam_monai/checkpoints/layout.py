@@ -13,11 +13,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from esp_medsam_monai.checkpoints.safe import load_state_dict
+from esp_medsam_monai.checkpoints.safe import load_state_dict, name_few
 
 __all__ = ["check_entries", "read_entries", "sam_decoder_name"]
-
-SHOWN = 5
 
 _SAM_NAMES = {
     "mask_decoder.transformer.": "mask_decoder.transformer.",
@@ -53,7 +51,7 @@ def read_entries(source: str | os.PathLike[str] | Mapping[str, Tensor]) -> tuple
         return load_state_dict(source), str(Path(source))
     foreign = [str(key) for key, value in source.items() if not isinstance(value, torch.Tensor)]
     if foreign:
-        raise ValueError(f"the state dict holds entries that are no tensors: {_few(foreign)}.")
+        raise ValueError(f"the state dict holds entries that are no tensors: {name_few(foreign)}.")
     prefix = "module." if source and all(key.startswith("module.") for key in source) else ""
     return {key.removeprefix(prefix): value for key, value in source.items()}, "the state dict"
 
@@ -85,10 +83,5 @@ def check_entries(
     ]
     wrong = {"missing": [key for key in expected if key not in entries], "unknown": unknown, "misshapen": misshapen}
     if any(wrong.values()):
-        told = "; ".join(f"{len(keys)} {what} ({_few(keys)})" for what, keys in wrong.items() if keys)
+        told = "; ".join(f"{len(keys)} {what} ({name_few(keys)})" for what, keys in wrong.items() if keys)
         raise ValueError(f"{name} is not in the layout of {layout}: {told}.")
-
-
-def _few(names: Sequence[str]) -> str:
-    rest = len(names) - SHOWN
-    return ", ".join(names[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")

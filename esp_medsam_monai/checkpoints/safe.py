@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.nn as nn
 
-__all__ = ["load_state_dict", "load_weights"]
+__all__ = ["load_state_dict", "load_weights", "name_few"]
 
 WRAPPERS = ("model", "network", "state_dict")
 """Keys under which checkpoints (MONAI's, our own ``last.pt``, Lightning's) hold the state dict."""
@@ -46,7 +46,9 @@ def load_state_dict(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
         raise ValueError(f"{path} holds no state dict but {type(state).__name__}; save network.state_dict() there.")
     foreign = [str(key) for key, value in state.items() if not isinstance(value, torch.Tensor)]
     if foreign:
-        raise ValueError(f"{path} holds entries that are no tensors: {_few(foreign)}; save network.state_dict() there.")
+        raise ValueError(
+            f"{path} holds entries that are no tensors: {name_few(foreign)}; save network.state_dict() there."
+        )
     prefix = "module." if all(key.startswith("module.") for key in state) else ""
     return {key.removeprefix(prefix): _single(value) for key, value in state.items()}
 
@@ -78,7 +80,7 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str], strict: bool 
         "of another shape": sorted(shapes),
     }
     if any(wrong.values()):
-        told = "; ".join(f"{len(keys)} {what} ({_few(keys)})" for what, keys in wrong.items() if keys)
+        told = "; ".join(f"{len(keys)} {what} ({name_few(keys)})" for what, keys in wrong.items() if keys)
         raise ValueError(
             f"{path} does not fit the network: {told}. Modalities, targets and options of network_def must be those "
             "that the weights were trained with."
@@ -94,6 +96,7 @@ def _single(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.float() if tensor.is_floating_point() else tensor
 
 
-def _few(names: Sequence[str]) -> str:
+def name_few(names: Sequence[str]) -> str:
+    """The first names of a list for an error message, and how many more there are."""
     rest = len(names) - SHOWN
     return ", ".join(names[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")

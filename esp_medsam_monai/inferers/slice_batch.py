@@ -7,16 +7,15 @@ from typing import Any
 
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 from monai.data import MetaTensor
 from monai.inferers import Inferer
 from tqdm import tqdm
 
-from esp_medsam_monai.geometry import slice_plan
+from esp_medsam_monai.geometry import resize, slice_plan
 from esp_medsam_monai.modalities import label_values as label_table
 from esp_medsam_monai.networks.esp_medsam import ABSENT_LOGIT
 
-__all__ = ["SliceBatchInferer", "decide", "resize"]
+__all__ = ["SliceBatchInferer", "decide"]
 
 
 class SliceBatchInferer(Inferer):
@@ -167,13 +166,6 @@ class SliceBatchInferer(Inferer):
         starts = range(0, count, self.batch_size)
         quiet = True if not self.progress or len(starts) == 1 else None
         yield from tqdm(starts, desc="slices", unit="batch", leave=False, disable=quiet)
-
-
-def resize(x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    """Stretch ``(S, C, H, W)`` to ``size`` as training does: bilinear, antialiased along what shrinks."""
-    if tuple(x.shape[-2:]) == tuple(size):
-        return x
-    return F.interpolate(x, tuple(size), mode="bilinear", antialias=True)
 
 
 def decide(logits: torch.Tensor, values: Sequence[int]) -> torch.Tensor:

@@ -50,9 +50,10 @@ def test_channels_follow_the_batch(net, images):
 
 @torch.no_grad()
 @pytest.mark.parametrize("low_res", [False, True])
-def test_absent_channels(net, images, low_res):
+def test_absent_channels(net, images, monkeypatch, low_res):
     """Exactly -1e4, after upsampling too, and never where there is a target."""
-    for modality in (NAMES, torch.tensor(INDICES)):
+    for modality, device_way in ((NAMES, False), (torch.tensor(INDICES), False), (torch.tensor(INDICES), True)):
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda on=device_way: on)
         found = net(images(5), modality, return_features=True)["low_res_logits" if low_res else "logits"]
         absent = (found == ABSENT_LOGIT).flatten(2).all(2)
         assert absent.tolist() == [[False, name != "mr"] for name in NAMES]
