@@ -149,6 +149,7 @@ def test_round_trip_of_one_file(official, tmp_path):
     torch.save({f"module.{key}": value for key, value in state.items()}, tmp_path / "file.pth")
     net = load_official({"histology": tmp_path / "file.pth"}, {"histology": 4})
     assert net.modalities == {"histology": ("foreground",)}
+    assert torch.equal(net.mask_decoder.extra_queries, state["mask_query.weight"][[0, 1, 2, 3, 5, 6]])
     exported = export_official(net, "histology", {"histology": 4})
     kept = [key for key in state if not _is_unused(key)]
     assert [key for key in kept if not torch.equal(exported[key], state[key])] == []
