@@ -76,6 +76,9 @@ class ESPMedSAM(nn.Module):
         super().__init__()
         self.modalities = check_modalities(published_modalities() if modalities is None else modalities)
         _check_side(img_size, "img_size")
+        taken = [name for name in self.modalities if hasattr(nn.ModuleDict, name)]
+        if taken:
+            raise ValueError(f"{taken[0]!r} cannot name a modality: torch's modules use the word themselves.")
         if default_modality is not None and default_modality not in self.modalities:
             raise ValueError(f"default_modality {default_modality!r} is unknown; known: {self._known()}.")
         self.img_size = img_size

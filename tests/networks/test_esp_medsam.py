@@ -271,6 +271,8 @@ def test_bad_input(net, shape, modality, words):
         ({"modalities": {}}, "modalities is empty"),
         ({"modalities": {"xray": []}}, "'xray' has no target"),
         ({"modalities": {"xray": "lung"}}, "should be a list of names"),
+        ({"modalities": {"type": ["lung"]}}, "'type' cannot name a modality"),
+        ({"modalities": {"a_b": ["c"], "a": ["b_c"]}}, "'a_b_c'"),
         ({"coupled_queries": True, "shared_query": True}, "leave out shared_query"),
     ],
 )
