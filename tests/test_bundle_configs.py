@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import json
 import re
 from collections.abc import Iterator
@@ -54,6 +55,16 @@ def test_targets_exist(config):
     assert foreign == {}
     missing = {where: target for where, target in targets.items() if locate(target) is None}
     assert missing == {}
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=_name)
+def test_targets_are_not_also_modules(config):
+    """MONAI looks a name up as a module first, and then calls the module."""
+    own = {value for where, value in _walk(_load(config)) if where.endswith("_target_") and "esp_medsam" in value}
+    assert {target for target in own if importlib.util.find_spec(target.rpartition(".")[0]) is None} == set()
+    packages = {target.rpartition(".")[0]: importlib.import_module(target.rpartition(".")[0]) for target in own}
+    folders = {name: Path(module.__file__).parent for name, module in packages.items()}
+    assert {t for t in own if (folders[t.rpartition(".")[0]] / f"{t.rpartition('.')[2]}.py").exists()} == set()
 
 
 def _is_lookup(node: ast.expr) -> bool:

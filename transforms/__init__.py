@@ -15,7 +15,13 @@ from .augmentation import (
     grey_augmentation,
     photograph_augmentation,
 )
-from .factories import augmentation_by_modality, evaluation_transforms, preprocessing, training_transforms
+from .factories import (
+    augmentation_by_modality,
+    evaluation_transforms,
+    postprocessing,
+    preprocessing,
+    training_transforms,
+)
 from .field_of_view import RandPasteIntoFieldOfViewD, RandPasteIntoFieldOfViewd, RandPasteIntoFieldOfViewDict
 from .intensity import (
     ScaleIntensityByModality,
@@ -25,7 +31,6 @@ from .intensity import (
 )
 from .labels import EncodeLabels, EncodeLabelsD, EncodeLabelsd, EncodeLabelsDict
 from .normalization import NormalizeSlices, NormalizeSlicesD, NormalizeSlicesd, NormalizeSlicesDict
-from .postprocessing import postprocessing
 from .resizing import CompactD, Compactd, CompactDict, ResizeSliceD, ResizeSliced, ResizeSliceDict
 from .routing import RouteModality, RouteModalityD, RouteModalityd, RouteModalityDict
 from .saving import SaveMaskD, SaveMaskd, SaveMaskDict

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -17,9 +18,16 @@ from .loading import load_medical_imaged
 from .normalization import NormalizeSlicesd
 from .resizing import Compactd, ResizeSliced
 from .routing import RouteModalityd
+from .saving import SaveMaskd
 from .slicing import LargestSliced, RandSliced
 
-__all__ = ["augmentation_by_modality", "evaluation_transforms", "preprocessing", "training_transforms"]
+__all__ = [
+    "augmentation_by_modality",
+    "evaluation_transforms",
+    "postprocessing",
+    "preprocessing",
+    "training_transforms",
+]
 
 
 def preprocessing(
@@ -49,6 +57,16 @@ def preprocessing(
             ScaleIntensityByModalityd(keys),
         ]
     )
+
+
+def postprocessing(keys: KeysCollection = "pred", output_dir: str | os.PathLike[str] | None = None) -> Compose:
+    """Chain after inference: save. The inferer has decided already, so there is nothing to activate or discretise.
+
+    Args:
+        keys: keys of the masks.
+        output_dir: see :class:`~esp_medsam_monai.transforms.SaveMaskd`.
+    """
+    return Compose([SaveMaskd(keys, output_dir)])
 
 
 def evaluation_transforms(
