@@ -86,7 +86,7 @@ class RunReport:
             modality: our name of the modality.
             modality_source: ``user``, ``datalist``, ``dicom`` or ``sidecar``.
             slices: number of slices segmented.
-            seconds: time from the loaded image to the written mask.
+            seconds: time to read, segment and save the case, its preview included.
             output: the mask, relative to the report.
             warnings: sentences for the reader of the mask.
         """
