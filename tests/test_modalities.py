@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import string
+
+import pydicom
 import pytest
+from pydicom.sr.codedict import codes as dictionary
 
 from esp_medsam_monai.errors import InputRefused, find_refusal
 from esp_medsam_monai.modalities import (
     MODALITIES,
     PUBLISHED_MODALITIES,
+    Code,
     check_modalities,
     describe_target,
     label_names,
@@ -15,6 +20,8 @@ from esp_medsam_monai.modalities import (
     modality_from_code,
     published_modalities,
     shipped_modalities,
+    target_codes,
+    target_color,
 )
 
 
@@ -75,6 +82,48 @@ def test_every_shipped_target_says_what_it_was_trained_on():
             assert row.body_part and row.view and row.source
             assert all(0 <= value <= 255 for value in row.color)
     assert describe_target("mr", "my_own") is None
+
+
+def test_colours_depend_on_the_names_alone():
+    assert target_color("mr", "hippocampus_anterior") == (204, 121, 167)  # the table's
+    # Written down, so that a release cannot change the colours of users' own targets unnoticed.
+    assert target_color("mr", "my_own") == (240, 228, 66)
+    assert target_color("ct", "my_own") != target_color("mr", "my_own")
+    own = {target_color("ct", letter) for letter in string.ascii_lowercase}
+    assert len(own) > 8 and all(0 <= value <= 255 for color in own for value in color)
+
+
+def _codes():
+    for modality, row in MODALITIES.items():
+        for target in row.targets:
+            named = target.codes
+            for role in ("category", "kind", "anatomy", "modifier"):
+                if getattr(named, role) is not None:
+                    yield pytest.param(getattr(named, role), id=f"{modality}-{target.name}-{role}")
+
+
+@pytest.mark.skipif(pydicom.__version__.startswith("2."), reason="pydicom 2 has an older edition of the codes")
+@pytest.mark.parametrize("code", list(_codes()))
+def test_codes_are_those_of_snomed(code):
+    """pydicom's dictionary is made from DICOM PS3.16."""
+    assert code.scheme == "SCT"
+    word = "".join(part[0].upper() + part[1:] for part in code.meaning.split())
+    found = getattr(dictionary.SCT, word)
+    assert (found.value, found.scheme_designator, found.meaning) == (code.value, code.scheme, code.meaning)
+
+
+def test_targets_of_one_modality_differ_in_their_codes():
+    for row in MODALITIES.values():
+        assert len({target.codes for target in row.targets}) == len(row.targets)
+
+
+def test_a_target_of_the_user_s_own_has_private_codes():
+    codes = target_codes("ct", "liver")
+    assert codes.category == Code("85756007", "SCT", "Tissue")
+    assert codes.kind == Code("liver", "99ESPMEDSAM", "ct liver")
+    long = [target_codes("ct", "a_very_long_name_of_a_target_" + end).kind.value for end in ("one", "two")]
+    assert long[0] != long[1] and all(len(value) == 16 for value in long)  # DICOM's limit of a Code Value
+    assert len(target_codes("ct", 100 * "a").kind.meaning) == 64
 
 
 @pytest.mark.parametrize(

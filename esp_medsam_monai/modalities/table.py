@@ -1,15 +1,17 @@
 """The table of modalities and their targets: pure data, no torch.
 
 A new modality is one row of :data:`MODALITIES`; a new target is one :class:`Target` in a row, or one line of a bundle's
-config. Everything else (network, routing, intensities, label values, documents) reads from here.
+config.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+from .codes import Code, TargetCodes, private_codes
+from .colors import palette_color
 
 __all__ = [
     "MODALITIES",
@@ -18,13 +20,12 @@ __all__ = [
     "Intensity",
     "Modality",
     "Target",
-    "check_modalities",
     "describe_target",
-    "label_names",
-    "label_values",
     "modality_from_code",
     "published_modalities",
     "shipped_modalities",
+    "target_codes",
+    "target_color",
 ]
 
 
@@ -56,6 +57,7 @@ class Target:
         field_of_view_mm: shortest and longest in-plane side of the training images in mm, None where unknown.
         source: data set the shipped weights learned it from.
         color: red, green, blue in 0..255 for previews and viewers.
+        codes: what it is in the words of DICOM.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Target:
     field_of_view_mm: tuple[float, float] | None
     source: str
     color: tuple[int, int, int]
+    codes: TargetCodes
 
 
 @dataclass(frozen=True)
@@ -77,48 +80,117 @@ class Modality:
     targets: tuple[Target, ...] = ()
 
 
+# Every SNOMED CT code below is in the dictionary of pydicom, which is made from DICOM PS3.16; a test compares them.
+_ABNORMAL = Code("49755003", "SCT", "Morphologically Abnormal Structure")
+_ANATOMY = Code("91723000", "SCT", "Anatomical Structure")
+_LESION = Code("52988006", "SCT", "Lesion")
+_HIPPOCAMPUS = Code("5366008", "SCT", "Hippocampus")
 _ROWS = (
     Modality(
         "dermoscopy",
         "dermoscopic photograph of the skin",
         (),
         Intensity("photograph"),
-        (Target("lesion", "skin", "dermoscopy, one lesion", None, "ISIC 2018 and HAM10000", (230, 159, 0)),),
+        (
+            Target(
+                "lesion",
+                "skin",
+                "dermoscopy, one lesion",
+                None,
+                "ISIC 2018 and HAM10000",
+                (230, 159, 0),
+                TargetCodes(_ABNORMAL, _LESION, anatomy=Code("39937001", "SCT", "Skin")),
+            ),
+        ),
     ),
     Modality(
         "xray",
         "projection radiograph",
         ("CR", "DX"),
         Intensity("percentile", 0.5, 99.5),
-        (Target("lung", "chest", "frontal chest radiograph", None, "Shenzhen chest X-rays", (86, 180, 233)),),
+        (
+            Target(
+                "lung",
+                "chest",
+                "frontal chest radiograph",
+                None,
+                "Shenzhen chest X-rays",
+                (86, 180, 233),
+                TargetCodes(_ANATOMY, Code("39607008", "SCT", "Lung")),
+            ),
+        ),
     ),
     Modality(
         "ultrasound",
         "B-mode ultrasound",
         ("US",),
         Intensity("photograph"),
-        (Target("lesion", "breast", "B-mode, one lesion", None, "BUSI", (0, 158, 115)),),
+        (
+            Target(
+                "lesion",
+                "breast",
+                "B-mode, one lesion",
+                None,
+                "BUSI",
+                (0, 158, 115),
+                TargetCodes(_ABNORMAL, _LESION, anatomy=Code("76752008", "SCT", "Breast")),
+            ),
+        ),
     ),
     Modality(
         "fundus",
         "colour photograph of the retina",
         ("OP",),
         Intensity("photograph"),
-        (Target("vessel", "eye", "macula-centred colour fundus", None, "DRIVE", (240, 228, 66)),),
+        (
+            Target(
+                "vessel",
+                "eye",
+                "macula-centred colour fundus",
+                None,
+                "DRIVE",
+                (240, 228, 66),
+                TargetCodes(
+                    _ANATOMY, Code("59820001", "SCT", "Blood Vessel"), anatomy=Code("5665001", "SCT", "Retina")
+                ),
+            ),
+        ),
     ),
     Modality(
         "microscopy",
         "light or fluorescence microscopy",
         ("SM", "GM"),
         Intensity("photograph"),
-        (Target("nucleus", "cells", "fluorescence, bright nuclei", None, "Data Science Bowl 2018", (0, 114, 178)),),
+        (
+            Target(
+                "nucleus",
+                "cells",
+                "fluorescence, bright nuclei",
+                None,
+                "Data Science Bowl 2018",
+                (0, 114, 178),
+                TargetCodes(_ANATOMY, Code("84640000", "SCT", "Nucleus")),
+            ),
+        ),
     ),
     Modality(
         "colonoscopy",
         "endoscopic photograph of the colon",
         (),
         Intensity("photograph"),
-        (Target("polyp", "colon", "colonoscopy with a polyp", None, "Kvasir-SEG", (213, 94, 0)),),
+        (
+            Target(
+                "polyp",
+                "colon",
+                "colonoscopy with a polyp",
+                None,
+                "Kvasir-SEG",
+                (213, 94, 0),
+                TargetCodes(
+                    _ABNORMAL, Code("68496003", "SCT", "Polyp of colon"), anatomy=Code("71854001", "SCT", "Colon")
+                ),
+            ),
+        ),
     ),
     Modality(
         "mr",
@@ -133,6 +205,7 @@ _ROWS = (
                 (30.0, 70.0),
                 "Medical Segmentation Decathlon, hippocampus",
                 (204, 121, 167),
+                TargetCodes(_ANATOMY, _HIPPOCAMPUS, modifier=Code("255549009", "SCT", "Anterior")),
             ),
             Target(
                 "hippocampus_posterior",
@@ -141,6 +214,7 @@ _ROWS = (
                 (30.0, 70.0),
                 "Medical Segmentation Decathlon, hippocampus",
                 (120, 200, 120),
+                TargetCodes(_ANATOMY, _HIPPOCAMPUS, modifier=Code("255551008", "SCT", "Posterior")),
             ),
         ),
     ),
@@ -157,8 +231,6 @@ PUBLISHED_MODALITIES = ("dermoscopy", "xray", "ultrasound", "fundus", "microscop
 SHIPPED_MODALITIES = (*PUBLISHED_MODALITIES, "mr")
 """The modalities of the shipped weights, in the order of their label values."""
 
-_NAME = re.compile(r"[a-z][a-z0-9_]*")
-
 
 def _defaults(names: Sequence[str]) -> dict[str, list[str]]:
     return {name: [target.name for target in MODALITIES[name].targets] for name in names}
@@ -174,61 +246,36 @@ def shipped_modalities() -> dict[str, list[str]]:
     return _defaults(SHIPPED_MODALITIES)
 
 
-def check_modalities(modalities: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
-    """Check a mapping ``{modality: [targets]}`` and return a copy of it with tuples.
-
-    Raises:
-        ValueError: when it is empty, a modality has no target, a target is named twice in one modality, a name is not
-            lower-case letters, digits and underscores, or two targets would share a label (``a_b`` + ``c``, ``a`` +
-            ``b_c``).
-    """
-    if not modalities:
-        raise ValueError("modalities is empty; give at least one, for instance {'dermoscopy': ['lesion']}.")
-    checked: dict[str, tuple[str, ...]] = {}
-    for modality, targets in modalities.items():
-        if isinstance(targets, str):
-            raise ValueError(f"the targets of {modality!r} should be a list of names, got the text {targets!r}.")
-        if not targets:
-            raise ValueError(f"modality {modality!r} has no target; name at least one.")
-        if len(set(targets)) != len(targets):
-            raise ValueError(f"modality {modality!r} names a target twice: {list(targets)}.")
-        for name in (modality, *targets):
-            if not isinstance(name, str) or not _NAME.fullmatch(name):
-                raise ValueError(f"{name!r} is no usable name: lower-case letters, digits and underscores only.")
-        checked[modality] = tuple(targets)
-    labels = [f"{modality}_{target}" for modality, targets in checked.items() for target in targets]
-    twice = sorted({label for label in labels if labels.count(label) > 1})
-    if twice:
-        raise ValueError(f"two targets would have the same label {twice[0]!r}; rename one of them.")
-    return checked
-
-
-def label_values(modalities: Mapping[str, Sequence[str]]) -> dict[str, dict[str, int]]:
-    """Label value of every target: 1, 2, ... over modalities and targets in their order; 0 is background.
-
-    Returns:
-        ``{modality: {target: value}}``.
-    """
-    values: dict[str, dict[str, int]] = {}
-    count = 0
-    for modality, targets in check_modalities(modalities).items():
-        values[modality] = {target: count + i for i, target in enumerate(targets, start=1)}
-        count += len(targets)
-    return values
-
-
-def label_names(modalities: Mapping[str, Sequence[str]]) -> dict[int, str]:
-    """Names of the label values, as in a bundle's ``channel_def``: ``{0: "background", 1: "xray_lung", ...}``."""
-    names = {0: "background"}
-    for modality, targets in label_values(modalities).items():
-        names.update({value: f"{modality}_{target}" for target, value in targets.items()})
-    return names
-
-
 def describe_target(modality: str, target: str) -> Target | None:
     """The row of a target, or None where the table has none (a user's own target)."""
     row = MODALITIES.get(modality)
     return next((entry for entry in row.targets if entry.name == target), None) if row else None
+
+
+def target_color(modality: str, target: str) -> tuple[int, int, int]:
+    """Colour of a target for previews and viewers: the table's, otherwise one of a palette, chosen by the names alone.
+
+    The same name has the same colour in every run, network and file; two targets that the table does not know may get
+    the same one.
+
+    Args:
+        modality: our name of the modality.
+        target: target name without the modality.
+
+    Returns:
+        Red, green, blue in 0..255.
+    """
+    row = describe_target(modality, target)
+    return row.color if row is not None else palette_color(f"{modality}_{target}")
+
+
+def target_codes(modality: str, target: str) -> TargetCodes:
+    """What a target is in the words of DICOM: the table's codes, or private ones for a user's own target.
+
+    See :func:`~esp_medsam_monai.modalities.codes.private_codes` for the latter.
+    """
+    row = describe_target(modality, target)
+    return row.codes if row is not None else private_codes(modality, target)
 
 
 def modality_from_code(code: str) -> str | None:
