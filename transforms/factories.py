@@ -10,6 +10,8 @@ from monai.config import KeysCollection
 from monai.transforms import Compose
 from torchvision.transforms import v2
 
+from esp_medsam_monai.io import ReadingRules
+
 from .augmentation import RandAugmentSliced, grey_augmentation, photograph_augmentation
 from .field_of_view import RandPasteIntoFieldOfViewd
 from .intensity import ScaleIntensityByModalityd
@@ -35,6 +37,7 @@ def preprocessing(
     modality: str | None = None,
     modalities: Mapping[str, Sequence[str]] | None = None,
     default_modality: str | None = None,
+    rules: ReadingRules | None = None,
 ) -> Compose:
     """Chain for inference: load, route, scale to 0..255.
 
@@ -45,6 +48,7 @@ def preprocessing(
         modality: the user's word for all images; None or empty text when she said nothing.
         modalities: the network's ``{modality: [targets]}``; images of other modalities are refused.
         default_modality: what to assume when nothing says it; None refuses such an image.
+        rules: which doubtful inputs are read all the same, see :class:`~esp_medsam_monai.io.ReadingRules`.
 
     Returns:
         Chain after which each key is a float32 ``MetaTensor`` ``(1 or 3, *spatial)`` in 0..255, with ``modality`` and
@@ -52,27 +56,33 @@ def preprocessing(
     """
     return Compose(
         [
-            load_medical_imaged(keys),
+            load_medical_imaged(keys, rules=rules),
             RouteModalityd(keys, modality, modalities, default_modality),
             ScaleIntensityByModalityd(keys),
         ]
     )
 
 
-def postprocessing(keys: KeysCollection = "pred", output_dir: str | os.PathLike[str] | None = None) -> Compose:
+def postprocessing(
+    keys: KeysCollection = "pred",
+    output_dir: str | os.PathLike[str] | None = None,
+    modalities: Mapping[str, Sequence[str]] | None = None,
+) -> Compose:
     """Chain after inference: save. The inferer has decided already, so there is nothing to activate or discretise.
 
     Args:
         keys: keys of the masks.
         output_dir: see :class:`~esp_medsam_monai.transforms.SaveMaskd`.
+        modalities: the network's ``{modality: [targets]}``, whose names and colours the masks carry.
     """
-    return Compose([SaveMaskd(keys, output_dir)])
+    return Compose([SaveMaskd(keys, output_dir, modalities=modalities)])
 
 
 def evaluation_transforms(
     modalities: Mapping[str, Sequence[str]],
     default_modality: str | None = None,
     label_values: Mapping[str, Mapping[str, int]] | None = None,
+    rules: ReadingRules | None = None,
 ) -> Compose:
     """Chain for evaluation: whole images as inference takes them, and their labels on the same grid.
 
@@ -80,6 +90,7 @@ def evaluation_transforms(
         modalities: the network's ``{modality: [targets]}``.
         default_modality: modality of entries that do not name one.
         label_values: the datalist's ``labels``, see :class:`~esp_medsam_monai.transforms.EncodeLabels`.
+        rules: see :func:`preprocessing`.
 
     Returns:
         Chain after which ``image`` is as after :func:`preprocessing` and ``label`` uint8 ``(1, *spatial)`` of the
@@ -87,8 +98,8 @@ def evaluation_transforms(
     """
     return Compose(
         [
-            *preprocessing("image", modalities=modalities, default_modality=default_modality).transforms,
-            load_medical_imaged("label", labels=True),
+            *preprocessing("image", None, modalities, default_modality, rules).transforms,
+            load_medical_imaged("label", labels=True, rules=rules),
             EncodeLabelsd("label", "image", modalities, label_values),
         ]
     )
@@ -110,6 +121,7 @@ def training_transforms(
     foreground: float = 0.8,
     paste_prob: float = 0.5,
     paste_modalities: Sequence[str] = ("mr",),
+    rules: ReadingRules | None = None,
 ) -> Compose:
     """Chain for training: one 2D sample out of each entry ``{"image", "label", "modality"}`` of a datalist.
 
@@ -125,6 +137,7 @@ def training_transforms(
         foreground: probability to choose a slice in which the mask is not empty.
         paste_prob: probability to paste a sample of ``paste_modalities`` into a larger field of view.
         paste_modalities: modalities whose training images are tight crops.
+        rules: see :func:`preprocessing`.
 
     Returns:
         Chain after which ``image`` is float32 ``(3, S, S)`` as the network takes it, ``label`` uint8 ``(1, S, S)`` of
@@ -132,8 +145,8 @@ def training_transforms(
     """
     keys = ("image", "label")
     steps = [
-        load_medical_imaged("image"),
-        load_medical_imaged("label", labels=True),
+        load_medical_imaged("image", rules=rules),
+        load_medical_imaged("label", labels=True, rules=rules),
         RouteModalityd("image", None, modalities, default_modality),
         ScaleIntensityByModalityd("image"),
         EncodeLabelsd("label", "image", modalities, label_values),

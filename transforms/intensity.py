@@ -53,7 +53,7 @@ class ScaleIntensityByModality(Transform):
             float32 in 0..255, same shape and metadata.
 
         Raises:
-            InputRefused: ``NOT_FINITE`` when no value is a finite number.
+            InputRefused: ``NON_FINITE`` when no value is a finite number.
         """
         meta = getattr(img, "meta", {})
         modality = meta["modality"] if modality is None else modality
@@ -65,7 +65,9 @@ class ScaleIntensityByModality(Transform):
         values = x.numpy(force=True)
         finite = values[np.isfinite(values)]
         if finite.size == 0:
-            raise InputRefused("NOT_FINITE", f"{meta.get('filename_or_obj', 'an image')} holds no finite value.")
+            raise InputRefused(
+                "NON_FINITE", f"{meta.get('filename_or_obj', 'an image')} holds no finite value; export it again."
+            )
         if rule.rule == "photograph":
             lower, upper = 0.0, _full_scale(finite, integer=not img.dtype.is_floating_point)
         elif rule.rule == "window":

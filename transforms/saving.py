@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from monai.transforms import MapTransform, SaveImaged
 from monai.utils import ImageMetaKey, MetaKeys, ensure_tuple
 
 from esp_medsam_monai.io import write_mask
+from esp_medsam_monai.io.label_table import Label
+from esp_medsam_monai.modalities import label_values, target_color
 
 __all__ = ["SaveMaskD", "SaveMaskDict", "SaveMaskd"]
 
@@ -31,6 +33,8 @@ class SaveMaskd(SaveImaged):
             relative folder; without it the input's name counts) and ``filename_or_obj``.
         output_dir: folder that the masks go to.
         output_postfix: what joins the name.
+        modalities: ``{modality: [targets]}`` of the network. With it, names (``xray_lung``) and colours of the targets
+            of the mask's own modality (``meta["modality"]``) go into the file, and values of others are refused.
         allow_missing_keys: do not fail when a key is missing.
     """
 
@@ -39,16 +43,19 @@ class SaveMaskd(SaveImaged):
         keys: KeysCollection,
         output_dir: str | os.PathLike[str] | None,
         output_postfix: str = "seg",
+        modalities: Mapping[str, Sequence[str]] | None = None,
         allow_missing_keys: bool = False,
     ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
         self.output_dir = output_dir
         self.output_postfix = output_postfix
+        self.label_values = None if modalities is None else label_values(modalities)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """
         Raises:
-            ValueError: when there is no ``output_dir``, or as :func:`esp_medsam_monai.io.write_mask`.
+            ValueError: when there is no ``output_dir``, when ``modalities`` lack that of the mask, or as
+                :func:`esp_medsam_monai.io.write_mask`.
         """
         d = dict(data)
         for key in self.key_iterator(d):
@@ -60,8 +67,20 @@ class SaveMaskd(SaveImaged):
             case = mask.meta.get("case") or first.name.removesuffix(".gz").rsplit(".", 1)[0]
             picture = mask.ndim == 3 and first.suffix.lower() in PICTURES
             name = f"{case}_{self.output_postfix}{'.png' if picture else '.nii.gz'}"
-            mask.meta[MetaKeys.SAVED_TO] = str(write_mask(Path(self.output_dir) / name, mask, inputs))
+            labels = self._labels(mask.meta.get("modality"), inputs[0])
+            mask.meta[MetaKeys.SAVED_TO] = str(write_mask(Path(self.output_dir) / name, mask, inputs, labels))
         return d
+
+    def _labels(self, modality: str | None, image: str) -> dict[int, Label] | None:
+        if self.label_values is None:
+            return None
+        if modality not in self.label_values:
+            raise ValueError(
+                f"the mask of {image} is of modality {modality!r}, the labels are of {sorted(self.label_values)}; name"
+                " its modality in the metadata, or the network's in modalities."
+            )
+        targets = self.label_values[modality]
+        return {value: (f"{modality}_{target}", target_color(modality, target)) for target, value in targets.items()}
 
 
 SaveMaskD = SaveMaskDict = SaveMaskd

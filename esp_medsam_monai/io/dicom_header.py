@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import zlib
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pydicom
 
 from esp_medsam_monai.errors import InputRefused
+from esp_medsam_monai.io.dicom_place import Place, place_of, value_of
 from esp_medsam_monai.modalities import modality_from_code
 
-__all__ = ["DicomHeader", "is_dicom", "read_header", "same_direction"]
+__all__ = ["DicomHeader", "is_dicom", "read_header"]
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
 # Objects that have no picture of the patient, or only one that was derived from others.
 NO_IMAGES = {"SEG", "RTSTRUCT", "RTDOSE", "RTPLAN", "RTRECORD", "SR", "PR", "KO", "REG", "DOC", "FID", "PLAN", "AU"}
-ORIENTATION_TOLERANCE = 1e-3
+# Kinds whose images lie in the patient, unless they are photographs of a screen.
+IN_PATIENT = {"CT", "MR", "PT"}
+SCREEN = "Secondary Capture"
 
 
 @dataclass(frozen=True)
 class DicomHeader:
-    """What grouping and geometry need of one file. Positions and spacings in mm, patient coordinates LPS.
+    """What grouping and geometry need of one file.
 
     Args:
         path: the file.
@@ -31,12 +33,12 @@ class DicomHeader:
         kind: modality code as written, or ``DICOMDIR``.
         series: SeriesInstanceUID, empty when absent.
         number: SeriesNumber as written, empty when absent.
+        instance: InstanceNumber, None when absent.
         size: (columns, rows).
-        orientation: direction of rows and of columns (ImageOrientationPatient), None when absent or unusable.
-        positions: one per frame (ImagePositionPatient), empty when absent.
-        spacing: (between columns, between rows), None when absent or unusable.
-        thickness: distance between slices as written, 1 when absent; only used for a single slice.
         frames: number of frames.
+        place: where the frames lie in the patient.
+        is_localizer: whether ImageType holds ``LOCALIZER``.
+        is_in_patient: whether an image of this kind must state its place.
     """
 
     path: str
@@ -44,17 +46,18 @@ class DicomHeader:
     kind: str = ""
     series: str = ""
     number: str = ""
+    instance: int | None = None
     size: tuple[int, int] = (0, 0)
-    orientation: tuple[float, ...] | None = None
-    positions: tuple[tuple[float, ...], ...] = ()
-    spacing: tuple[float, float] | None = None
-    thickness: float = 1.0
     frames: int = 1
+    place: Place = field(default_factory=Place)
+    is_localizer: bool = False
+    is_in_patient: bool = False
 
     @property
     def has_geometry(self) -> bool:
         """Whether every frame has a place in the patient."""
-        return self.orientation is not None and self.spacing is not None and len(self.positions) == self.frames
+        place = self.place
+        return place.orientation is not None and place.spacing is not None and len(place.positions) == self.frames
 
     @property
     def modality(self) -> str | None:
@@ -77,86 +80,62 @@ def read_header(path: str | Path) -> DicomHeader:
     """Read one file's header, without pixels.
 
     Raises:
-        InputRefused: ``NOT_AN_IMAGE`` when the file is no DICOM file or its header cannot be read.
+        InputRefused: ``NOT_AN_IMAGE`` when the file is no DICOM file or its header cannot be read, ``TRUNCATED`` when
+            it is an image and its header ends too early.
     """
     path = str(path)
     try:
         dataset = pydicom.dcmread(path, stop_before_pixels=True, force=True)
-        storage = getattr(dataset.file_meta, "MediaStorageSOPClassUID", None)
-        if storage is not None and pydicom.uid.UID(storage).name == "Media Storage Directory Storage":
+        storage = _storage(dataset)
+        if storage == "Media Storage Directory Storage":
             return DicomHeader(path, is_image=False, kind="DICOMDIR")
-        if "SOPClassUID" not in dataset and "Rows" not in dataset:
+        if not ("Rows" in dataset or "Modality" in dataset or "Storage" in storage):
             raise ValueError("it holds no DICOM object")
-        return _header(dataset, path)
+        return _header(dataset, path, storage)
+    except InputRefused:
+        raise
     except Exception as error:  # a broken file can raise anything
+        code = "TRUNCATED" if isinstance(error, (zlib.error, EOFError)) else "NOT_AN_IMAGE"
+        raise InputRefused(code, f"{path} cannot be read as DICOM ({error}); copy or export it again.") from error
+
+
+def _storage(dataset: Any) -> str:
+    """Name of the kind of object, for instance ``MR Image Storage``; empty when nothing states it."""
+    uid = value_of(dataset, "SOPClassUID") or value_of(dataset.file_meta, "MediaStorageSOPClassUID")
+    return pydicom.uid.UID(uid).name if uid else ""
+
+
+def _header(dataset: Any, path: str, storage: str) -> DicomHeader:
+    kind = str(value_of(dataset, "Modality") or "")
+    size = _whole(value_of(dataset, "Columns")) or 0, _whole(value_of(dataset, "Rows")) or 0
+    # The size comes before the type of the pixels, which comes before the pixels.
+    if (0 in size or "BitsAllocated" not in dataset) and "Image Storage" in storage and kind not in NO_IMAGES:
         raise InputRefused(
-            "NOT_AN_IMAGE", f"{path} cannot be read as DICOM ({error}); copy or export it again."
-        ) from error
-
-
-def same_direction(a: Sequence[float], b: Sequence[float]) -> bool:
-    """Whether two ImageOrientationPatient agree to 0.001."""
-    return bool(np.allclose(a, b, rtol=0, atol=ORIENTATION_TOLERANCE))
-
-
-def _header(dataset: Any, path: str) -> DicomHeader:
-    kind = str(getattr(dataset, "Modality", ""))
-    size = int(getattr(dataset, "Columns", 0) or 0), int(getattr(dataset, "Rows", 0) or 0)
+            "TRUNCATED", f"{path} is a {storage} object whose header ends too early; copy or export it again."
+        )
     if kind in NO_IMAGES or 0 in size:
         return DicomHeader(path, is_image=False, kind=kind)
-    count = int(getattr(dataset, "NumberOfFrames", None) or 1)
-    per_frame = list(getattr(dataset, "PerFrameFunctionalGroupsSequence", None) or [])
-    shared = list(getattr(dataset, "SharedFunctionalGroupsSequence", None) or [])
-
-    def look_up(sequence: str, tag: str, frame: int) -> Any:
-        """A value of a frame: from its own functional group, the shared one, or the dataset itself."""
-        for source in (*per_frame[frame : frame + 1], *shared):
-            groups = getattr(source, sequence, None)
-            if groups and getattr(groups[0], tag, None) is not None:
-                return getattr(groups[0], tag)
-        return getattr(dataset, tag, None)
-
-    positions, orientations = [], []
-    for frame in range(count):
-        positions.append(_numbers(look_up("PlanePositionSequence", "ImagePositionPatient", frame), 3))
-        orientations.append(_numbers(look_up("PlaneOrientationSequence", "ImageOrientationPatient", frame), 6))
-    orientation = orientations[0]
-    if orientation is not None and any(o is None or not same_direction(o, orientation) for o in orientations):
-        orientation = None  # frames that face several ways are no volume
-    spacing = None
-    for tag in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
-        values = _numbers(look_up("PixelMeasuresSequence", tag, 0), 2)
-        if spacing is None and values is not None and min(values) > 0:
-            spacing = (values[1], values[0])
-    thickness = None
-    for tag in ("SpacingBetweenSlices", "SliceThickness"):
-        values = _numbers([look_up("PixelMeasuresSequence", tag, 0)], 1)
-        if thickness is None and values is not None and values[0] > 0:
-            thickness = values[0]
+    frames = _whole(value_of(dataset, "NumberOfFrames")) or 1
+    number = value_of(dataset, "SeriesNumber")
+    image_type = value_of(dataset, "ImageType") or ()
     return DicomHeader(
         path=path,
         is_image=True,
         kind=kind,
-        series=str(getattr(dataset, "SeriesInstanceUID", "")),
-        number=str(number) if (number := getattr(dataset, "SeriesNumber", None)) is not None else "",
+        series=str(value_of(dataset, "SeriesInstanceUID") or ""),
+        number="" if number is None else str(number),
+        instance=_whole(value_of(dataset, "InstanceNumber")),
         size=size,
-        orientation=orientation if orientation is not None and _is_orthonormal(orientation) else None,
-        positions=tuple(position for position in positions if position is not None),
-        spacing=spacing,
-        thickness=thickness or 1.0,
-        frames=count,
+        frames=frames,
+        place=place_of(dataset, frames),
+        is_localizer="LOCALIZER" in ([image_type] if isinstance(image_type, str) else list(image_type)),
+        is_in_patient=kind in IN_PATIENT and SCREEN not in storage,
     )
 
 
-def _numbers(value: Any, count: int) -> tuple[float, ...] | None:
-    """``count`` finite numbers out of a tag's value, or None."""
+def _whole(value: Any) -> int | None:
+    """A whole number, None for anything else that stands in its place."""
     try:
-        numbers = tuple(float(v) for v in value)
+        return int(value)
     except (TypeError, ValueError):
         return None
-    return numbers if len(numbers) == count and np.isfinite(numbers).all() else None
-
-
-def _is_orthonormal(orientation: Sequence[float]) -> bool:
-    pair = np.reshape(orientation, (2, 3))
-    return bool(np.allclose(pair @ pair.T, np.eye(2), atol=1e-2))

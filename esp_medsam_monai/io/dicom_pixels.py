@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pydicom
-import SimpleITK as sitk
 
 from esp_medsam_monai.errors import InputRefused
+from esp_medsam_monai.io.dicom_decoders import stored_pixels
+
+try:
+    from pydicom.pixels import apply_modality_lut
+except ImportError:  # pydicom 2.4
+    from pydicom.pixel_data_handlers.util import apply_modality_lut  # type: ignore[no-redef]
 
 __all__ = ["read_frames"]
-
-# What pydicom reads alone, in both versions and without colour conversion; the rest is for SimpleITK's decoders.
-_PLAIN = {"MONOCHROME1", "MONOCHROME2", "RGB"}
-_RESCALE = (
-    "RescaleSlope",
-    "RescaleIntercept",
-    "RescaleType",
-    "SharedFunctionalGroupsSequence",
-    "PerFrameFunctionalGroupsSequence",
-)
 
 
 def read_frames(path: str) -> np.ndarray:
     """Frames of a DICOM image.
 
-    Rescale slope and intercept are applied (CT: HU), also for MR, where ITK leaves them out. MONOCHROME1 is inverted
-    within the range of stored values, so that more is always brighter. Palettes and YBR become RGB.
+    Rescale slope and intercept, or the Modality LUT, are applied (CT: HU), also for MR, where ITK leaves them out.
+    MONOCHROME1 is inverted within the range of stored values, so that more is always brighter. Palettes and YBR become
+    RGB.
 
     Args:
         path: the file.
@@ -38,28 +32,32 @@ def read_frames(path: str) -> np.ndarray:
         float32 ``(frames, rows, columns)`` or, for colour, ``(frames, rows, columns, 3)``.
 
     Raises:
-        InputRefused: ``TRUNCATED`` when pixels are missing or cannot be decoded.
+        InputRefused: ``TRUNCATED`` when pixels are missing or cannot be decoded, ``NO_DECODER`` when nothing that is
+            installed knows how they are compressed.
     """
     try:
-        dataset = pydicom.dcmread(path, force=True)
-        return _frames(dataset)
+        return _frames(pydicom.dcmread(path, force=True), path)
+    except InputRefused:
+        raise
     except Exception as error:  # parsers and decoders raise whatever they like on broken files
         raise InputRefused(
             "TRUNCATED", f"the pixels of {path} cannot be read ({error}); copy or export the file again."
         ) from error
 
 
-def _frames(dataset: Any) -> np.ndarray:
-    photometric = dataset.PhotometricInterpretation
-    syntax = dataset.file_meta.TransferSyntaxUID
+def _frames(dataset: Any, path: str) -> np.ndarray:
     count = int(getattr(dataset, "NumberOfFrames", None) or 1)
     rescale = [_rescale(dataset, index) for index in range(count)]
-    native = not syntax.is_compressed and photometric in _PLAIN
-    stored = dataset.pixel_array if native else _decode(dataset)
-    color = stored.shape[-1] == 3 and stored.ndim > 2 and photometric not in ("MONOCHROME1", "MONOCHROME2")
-    frames = stored.reshape(count, dataset.Rows, dataset.Columns, *([3] if color else [])).astype(np.float32)
+    photometric = str(getattr(dataset, "PhotometricInterpretation", ""))
+    stored = stored_pixels(dataset, path)
+    color = stored.ndim > 2 and stored.shape[-1] == 3 and photometric not in ("MONOCHROME1", "MONOCHROME2")
+    shape = (count, dataset.Rows, dataset.Columns, *([3] if color else []))
     if color:
-        return frames
+        return stored.reshape(shape).astype(np.float32)
+    if getattr(dataset, "ModalityLUTSequence", None):
+        values = apply_modality_lut(stored.reshape(shape), dataset).astype(np.float32)
+        return values.max() + values.min() - values if photometric == "MONOCHROME1" else values
+    frames = stored.reshape(shape).astype(np.float32)
     if photometric == "MONOCHROME1":
         signed = int(getattr(dataset, "PixelRepresentation", 0)) == 1
         frames = np.float32(-1 if signed else 2 ** int(dataset.BitsStored) - 1) - frames
@@ -67,19 +65,6 @@ def _frames(dataset: Any) -> np.ndarray:
         frame *= np.float32(slope)
         frame += np.float32(intercept)
     return frames
-
-
-def _decode(dataset: Any) -> np.ndarray:
-    """Stored values by SimpleITK, without the tags that would make it rescale some kinds of image and not others."""
-    for tag in _RESCALE:
-        if tag in dataset:
-            del dataset[tag]
-    if dataset.PhotometricInterpretation == "MONOCHROME1":
-        dataset.PhotometricInterpretation = "MONOCHROME2"
-    with tempfile.TemporaryDirectory() as folder:
-        file = str(Path(folder) / "image.dcm")
-        dataset.save_as(file)
-        return sitk.GetArrayFromImage(sitk.ReadImage(file))
 
 
 def _rescale(dataset: Any, frame: int) -> tuple[float, float]:

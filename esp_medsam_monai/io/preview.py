@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,20 +20,23 @@ from monai.data import MetaTensor
 from monai.data.utils import affine_to_spacing, to_affine_nd
 
 from esp_medsam_monai.geometry import SlicePlan, slice_plan
-from esp_medsam_monai.modalities import describe_target
+from esp_medsam_monai.modalities import target_color
 
 from .atomic import atomic_path
 
-__all__ = ["informative_slices", "write_preview"]
+__all__ = ["PANELS", "informative_slices", "write_preview"]
+
+PANELS = "Panels"
+"""Text chunk of the PNG with the place of every panel: JSON list of (left, upper, right, lower), pixels."""
 
 Color = tuple[float, float, float]  # 0..1
 
 MAX_PANELS = 6
 MAX_PIXELS = 1024
+DPI = 120
 PANEL_HEIGHT = {False: 3.4, True: 2.3}  # inches, of a picture and of a slice
 WIDTH = (5.6, 13.0)  # inches, least and most
 BACKGROUND, TEXT, MUTED, WARNING = "#0e1116", "#f2f4f8", "#98a1b0", "#ffb454"
-FALLBACK_COLORS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (213, 94, 0), (204, 121, 167))
 # Letters at the left and upper edge of the radiological picture, by the anatomical axis that slices are stacked along.
 EDGES = {0: ("A", "S"), 1: ("R", "S"), 2: ("R", "A")}
 
@@ -58,7 +63,8 @@ def write_preview(
     """Draw slices with the contours of the targets on them.
 
     A volume gives a row of up to six slices, spread over those that hold something, in the radiological orientation
-    and true proportions; a picture is shown without and with contours.
+    and true proportions; a picture is shown without and with contours. Where the panels lie, the file says in its text
+    chunk :data:`PANELS`.
 
     Args:
         path: the PNG to write; it appears whole or not at all.
@@ -95,7 +101,7 @@ def write_preview(
     if is_volume:
         _letters(axes[0], affine, plan)
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=120, facecolor=BACKGROUND)
+        figure.savefig(temporary, dpi=DPI, facecolor=BACKGROUND, metadata={PANELS: json.dumps(_boxes(figure, axes))})
     return Path(path)
 
 
@@ -138,9 +144,8 @@ def _legend(
     """Text, colour and label value of every target."""
     counts = torch.bincount(mask.flatten().long().cpu(), minlength=256).tolist()
     entries = []
-    for index, (target, value) in enumerate(targets.items()):
-        row = describe_target(modality, target)
-        red, green, blue = row.color if row else FALLBACK_COLORS[index % len(FALLBACK_COLORS)]
+    for target, value in targets.items():
+        red, green, blue = target_color(modality, target)
         count = counts[value]
         if count == 0:
             size = "nothing found"
@@ -176,10 +181,12 @@ def _figure(
     figure = Figure(figsize=(width, height))
     room = int(width / 0.115)
     name = title if len(title) <= room else f"{title[: room // 2 - 1]}…{title[-room // 2 + 1 :]}"
-    figure.text(margin / width, 1 - 0.14 / height, name, color=TEXT, size=11.5, weight="bold", va="top")
-    figure.text(margin / width, 1 - 0.35 / height, facts, color=MUTED, size=8.5, va="top")
+    # A file's name may hold two dollar signs, and what lies between them is no formula.
+    style: dict[str, Any] = {"va": "top", "parse_math": False}
+    figure.text(margin / width, 1 - 0.14 / height, name, color=TEXT, size=11.5, weight="bold", **style)
+    figure.text(margin / width, 1 - 0.35 / height, facts, color=MUTED, size=8.5, **style)
     for index, line in enumerate(lines):
-        figure.text(margin / width, 1 - (0.55 + 0.18 * index) / height, line, color=WARNING, size=8.5, va="top")
+        figure.text(margin / width, 1 - (0.55 + 0.18 * index) / height, line, color=WARNING, size=8.5, **style)
     left = (width - content) / 2
     each = (content - (count - 1) * gap) / count
     axes = [
@@ -202,6 +209,16 @@ def _figure(
     return figure, axes
 
 
+def _boxes(figure: Figure, axes: Sequence[Axes]) -> list[list[int]]:
+    """Left, upper, right and lower edge of every panel in pixels of the file."""
+    width, height = (side * DPI for side in figure.get_size_inches())
+    boxes = [ax.get_position() for ax in axes]
+    return [
+        [round(box.x0 * width), round((1 - box.y1) * height), round(box.x1 * width), round((1 - box.y0) * height)]
+        for box in boxes
+    ]
+
+
 def _draw(ax: Axes, panel: _Panel, colors: Mapping[int, Color], aspect: float) -> None:
     """A slice, a light tint and a contour for every target."""
     ax.set_axis_off()
@@ -215,7 +232,10 @@ def _draw(ax: Axes, panel: _Panel, colors: Mapping[int, Color], aspect: float) -
         tint[inside] = (*color, 0.22)
         # A rim of zeros closes the contours of what touches the edge.
         columns, rows = np.arange(-1, width + 1), np.arange(-1, height + 1)
-        ax.contour(columns, rows, np.pad(inside, 1).astype(float), levels=[0.5], colors=[color], linewidths=1.0)
+        edge = np.pad(inside, 1).astype(float)
+        # A dark rim below: a contour must not vanish on tissue of its own colour.
+        for rim, width_points in ((BACKGROUND, 2.2), (color, 1.0)):
+            ax.contour(columns, rows, edge, levels=[0.5], colors=[rim], linewidths=width_points)
     ax.imshow(tint, aspect=aspect, interpolation="nearest")
     ax.set_xlim(-0.5, width - 0.5)
     ax.set_ylim(height - 0.5, -0.5)

@@ -6,23 +6,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from monai.config import PathLike
 from monai.data.image_reader import ImageReader
 from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
-from nibabel.filebasedimages import ImageFileError
 from PIL import Image, UnidentifiedImageError
 
 from esp_medsam_monai.errors import InputRefused
-from esp_medsam_monai.geometry import slice_plan
 from esp_medsam_monai.io.dicom_header import is_dicom, read_header
 from esp_medsam_monai.io.dicom_series import read_series
+from esp_medsam_monai.io.guard import check_file, check_values
+from esp_medsam_monai.io.nifti import NIFTI_SUFFIXES, read_nifti
+from esp_medsam_monai.io.rules import ReadingRules
 from esp_medsam_monai.io.sidecar import sidecar_modality
 
-__all__ = ["NIFTI_SUFFIXES", "PICTURE_SUFFIXES", "MedicalImageReader"]
+__all__ = ["PICTURE_SUFFIXES", "MedicalImageReader"]
 
-NIFTI_SUFFIXES = (".nii", ".nii.gz")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 # PIL modes that numpy takes as they are; the others hold a palette, transparency or another colour space.
 _GREY_MODES = {"1", "L", "I", "F", "I;16", "I;16B", "I;16L"}
@@ -38,17 +37,21 @@ class MedicalImageReader(ImageReader):
     ``slice_axis`` for DICOM. NIfTI: stored values with the header's scaling, ``(X, Y)`` or ``(X, Y, Z)``, colours
     first. Pictures: ``(W, H)`` or ``(3, W, H)`` with affine ``diag(-1, -1, 1, 1)``; palettes become RGB, transparency
     is dropped, and pixels stay as stored (no EXIF rotation), so that masks fit the file. DICOM: see
-    :func:`~esp_medsam_monai.io.dicom_series.read_series`.
+    :func:`~esp_medsam_monai.io.dicom_series.read_series`. ``warnings`` holds what the reader of a result should know
+    (:func:`~esp_medsam_monai.errors.warnings_of`).
 
     All work happens in :meth:`get_data`, for ``LoadImage`` swallows what :meth:`read` raises and tries other readers.
 
     Args:
-        labels: the files are label maps: a palette picture keeps its indices, and no modality is looked for.
+        labels: the files are label maps: a palette picture keeps its indices, and no modality is looked for,
+            and no value may be NaN or infinite.
+        rules: which doubtful inputs are read all the same; None for none.
     """
 
-    def __init__(self, labels: bool = False) -> None:
+    def __init__(self, labels: bool = False, rules: ReadingRules | None = None) -> None:
         super().__init__()
         self.labels = labels
+        self.rules = rules or ReadingRules()
 
     def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
         """Whether the files, or the folder, are of a kind that this reader knows."""
@@ -68,22 +71,19 @@ class MedicalImageReader(ImageReader):
             img: what :meth:`read` returned.
 
         Raises:
-            InputRefused: ``NOT_FOUND``, ``NOT_AN_IMAGE``, ``TRUNCATED``, ``UNSUPPORTED_SHAPE``, ``UNSUPPORTED_TYPE``,
-                ``BAD_AFFINE``, ``BAD_SIDECAR``, ``SEVERAL_FILES``, or one of
+            InputRefused: ``NOT_FOUND``, ``NOT_READABLE``, ``NOT_AN_IMAGE``, ``TRUNCATED``, ``UNSUPPORTED_SHAPE``,
+                ``UNSUPPORTED_TYPE``, ``BAD_AFFINE``, ``NON_FINITE``, ``BAD_SIDECAR``, ``SEVERAL_FILES``, or one of
                 :func:`~esp_medsam_monai.io.dicom_series.read_series`.
         """
         paths = [str(path) for path in ensure_tuple(img)]
         for path in paths:
-            if not Path(path).exists():
-                raise InputRefused("NOT_FOUND", f"{path} does not exist; check the path.")
+            check_file(path)
         array, meta = self._dispatch(paths)
         # Channel first, or no channel at all: the two cases that EnsureChannelFirst tells apart by this key.
         meta.setdefault(MetaKeys.ORIGINAL_CHANNEL_DIM, float("nan"))
         spatial_shape = array.shape[1:] if meta[MetaKeys.ORIGINAL_CHANNEL_DIM] == 0 else array.shape
-        try:
-            slice_plan(meta["affine"], spatial_shape)
-        except ValueError as error:
-            raise InputRefused("BAD_AFFINE", f"{paths[0]}: {error}") from error
+        where = paths[0] if len(paths) == 1 else str(Path(paths[0]).parent)
+        array = check_values(array, meta, where, self.rules.non_finite_limit, self.labels)
         if not self.labels and "modality" not in meta:
             modality = sidecar_modality(paths[0])
             if modality is not None:
@@ -96,16 +96,22 @@ class MedicalImageReader(ImageReader):
     def _dispatch(self, paths: list[str]) -> tuple[np.ndarray, dict[str, Any]]:
         first = Path(paths[0])
         if first.is_dir():
-            return _dicom(_dicom_files(first))
+            return self._dicom(_dicom_files(first))
         name = first.name.lower()
         other = name.endswith((*NIFTI_SUFFIXES, *PICTURE_SUFFIXES))
         if other and len(paths) > 1:
             raise InputRefused("SEVERAL_FILES", f"{first} and {len(paths) - 1} more: only DICOM files form a list.")
         if name.endswith(NIFTI_SUFFIXES):
-            return _nifti(first)
+            return read_nifti(first)
         if name.endswith(PICTURE_SUFFIXES):
             return _picture(first, keep_indices=self.labels)
-        return _dicom(paths)
+        return self._dicom(paths)
+
+    def _dicom(self, paths: Sequence[str]) -> tuple[np.ndarray, dict[str, Any]]:
+        array, meta = read_series(paths, self.rules)
+        if array.ndim == 4:
+            meta[MetaKeys.ORIGINAL_CHANNEL_DIM] = 0
+        return array, meta
 
 
 def _dicom_files(folder: Path) -> list[str]:
@@ -113,13 +119,6 @@ def _dicom_files(folder: Path) -> list[str]:
     if not any(read_header(path).is_image for path in files):
         raise InputRefused("NOT_AN_IMAGE", f"{folder} holds no DICOM images; give a file or the folder of a series.")
     return files
-
-
-def _dicom(paths: Sequence[str]) -> tuple[np.ndarray, dict[str, Any]]:
-    array, meta = read_series(paths)
-    if array.ndim == 4:
-        meta[MetaKeys.ORIGINAL_CHANNEL_DIM] = 0
-    return array, meta
 
 
 def _picture(path: Path, keep_indices: bool) -> tuple[np.ndarray, dict[str, Any]]:
@@ -143,29 +142,3 @@ def _picture(path: Path, keep_indices: bool) -> tuple[np.ndarray, dict[str, Any]
     if array.ndim == 3:
         meta[MetaKeys.ORIGINAL_CHANNEL_DIM] = 0
     return array.T, meta
-
-
-def _nifti(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
-    try:
-        image: Any = nib.load(path)
-    except (ImageFileError, OSError, EOFError, ValueError, nib.spatialimages.HeaderDataError) as error:
-        raise InputRefused("NOT_AN_IMAGE", f"{path} is no readable NIfTI file ({error}); copy it again.") from error
-    try:
-        array = np.asanyarray(image.dataobj)
-    except Exception as error:  # zlib, gzip, mmap and reshape each fail in their own way on a short file
-        raise InputRefused("TRUNCATED", f"the pixels of {path} cannot be read ({error}); copy it again.") from error
-    array = array.astype(array.dtype.newbyteorder("="), copy=False)  # torch knows the machine's byte order only
-    while array.ndim > 3 and array.shape[-1] == 1:
-        array = array[..., 0]
-    if array.ndim not in (2, 3) or 0 in array.shape:
-        raise InputRefused(
-            "UNSUPPORTED_SHAPE",
-            f"{path} has shape {array.shape}; only 2D and 3D images with one volume work: split it into volumes.",
-        )
-    meta: dict[str, Any] = {"affine": np.array(image.affine, dtype=np.float64)}
-    if array.dtype.fields:
-        array = np.stack([array[name] for name in ("R", "G", "B")])
-        meta[MetaKeys.ORIGINAL_CHANNEL_DIM] = 0
-    elif array.dtype.kind not in "iufb":
-        raise InputRefused("UNSUPPORTED_TYPE", f"{path} holds {array.dtype} values; save its magnitude instead.")
-    return array, meta

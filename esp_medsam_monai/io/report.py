@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
+import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -15,16 +15,26 @@ import monai
 import torch
 
 from esp_medsam_monai import __version__
+from esp_medsam_monai.hashing import sha256_of, sha256_of_settings
 
 from .atomic import atomic_path
+from .claims import lock_in
 
-__all__ = ["RunReport", "sha256_of"]
+__all__ = ["RunReport", "read_rows"]
 
 Status = Literal["done", "skipped", "failed"]
 
+SHARE = 0.05
+"""Largest share of a run's time that saving the report may take; one of ten thousand cases takes a while to write."""
+CHEAP = 0.05
+"""Seconds; a report that is saved within them is saved after every case."""
+
 
 class RunReport:
-    """``report.json``: one block on the run and one row for each case, saved whole after every case.
+    """``report.json``: one block on the run and one row for each case, saved as the run goes on.
+
+    Rows of an earlier run stay until their case comes up again, so that a run that is killed loses nothing; those of
+    cases that this run does not know go at its end. Two runs on one folder keep each other's rows.
 
     Args:
         path: the file.
@@ -32,6 +42,7 @@ class RunReport:
             can be compared.
         ignored: files that were found and are no cases.
         command: the command line.
+        cases: names of all cases of the run.
     """
 
     def __init__(
@@ -40,10 +51,10 @@ class RunReport:
         configuration: Mapping[str, Any] | None = None,
         ignored: Sequence[Any] = (),
         command: Sequence[str] = (),
+        cases: Sequence[str] = (),
     ) -> None:
         self.path = Path(path)
         settings = dict(configuration or {})
-        text = json.dumps(settings, sort_keys=True, default=str)
         self.run: dict[str, Any] = {
             "versions": {
                 "esp_medsam_monai": __version__,
@@ -53,15 +64,27 @@ class RunReport:
             },
             "command": list(command),
             "configuration": settings,
-            "configuration_sha256": hashlib.sha256(text.encode()).hexdigest(),
+            "configuration_sha256": sha256_of_settings(settings),
             "weights": None,
             "weights_sha256": None,
             "started": _now(),
             "finished": None,
             "exit_status": None,
+            "notes": [],
             "ignored": list(ignored),
         }
-        self.cases: list[dict[str, Any]] = []
+        self._names = set(cases)
+        self._rows: dict[str, dict[str, Any]] = {}
+        self._others: dict[str, dict[str, Any]] = {}
+        self._seen: tuple[int, int, int] | None = None
+        self._saved, self._cost = 0.0, 0.0
+        # A file that is locked must not be replaced, so the lock is a file of its own.
+        self._lock = lock_in(self.path.parent, "report")
+
+    @property
+    def cases(self) -> list[dict[str, Any]]:
+        """Rows of this run so far, by the name of their case."""
+        return [self._rows[name] for name in sorted(self._rows)]
 
     def add(
         self,
@@ -75,8 +98,9 @@ class RunReport:
         seconds: float | None = None,
         output: str | None = None,
         warnings: Sequence[str] = (),
+        **facts: Any,
     ) -> None:
-        """Add the row of a case and save.
+        """Add the row of a case and save, if that does not cost too much time.
 
         Args:
             case: name of the case with its relative folder.
@@ -89,50 +113,112 @@ class RunReport:
             seconds: time to read, segment and save the case, its preview included.
             output: the mask, relative to the report.
             warnings: sentences for the reader of the mask.
+            facts: further entries of the row, see ``docs/design.md``.
         """
-        self.cases.append(
-            {
-                "case": case,
-                "input": input,
-                "status": status,
-                "reason": reason,
-                "modality": modality,
-                "modality_source": modality_source,
-                "slices": slices,
-                "seconds": None if seconds is None else round(seconds, 3),
-                "output": output,
-                "warnings": list(warnings),
-            }
-        )
-        self.save()
+        self._rows[case] = {
+            "case": case,
+            "input": input,
+            "status": status,
+            "reason": reason,
+            "modality": modality,
+            "modality_source": modality_source,
+            "slices": slices,
+            "seconds": None if seconds is None else round(seconds, 3),
+            "output": output,
+            "warnings": list(warnings),
+            **facts,
+            "weights_sha256": self.run["weights_sha256"],
+            "configuration_sha256": self.run["configuration_sha256"],
+            "finished": _now(),
+        }
+        if self._cost < CHEAP or time.monotonic() - self._saved >= self._cost / SHARE:
+            self.save()
 
-    def note_weights(self, path: str | os.PathLike[str]) -> None:
+    def skip(self, row: Mapping[str, Any]) -> None:
+        """Take over the row of a case that was done before and is still valid."""
+        self._rows[row["case"]] = dict(row) | {"status": "skipped"}
+
+    def known(self, case: str) -> dict[str, Any] | None:
+        """The newest row of a case that the file holds, of an earlier run or of one beside this; None without one."""
+        if self._stamp() != self._seen:
+            with self._lock:
+                self._refresh()
+        return self._rows.get(case) or self._others.get(case)
+
+    def note_weights(self, path: str | os.PathLike[str], sha256: str | None = None) -> None:
         """Note which file of weights the run uses, and its hash."""
-        self.run.update(weights=str(path), weights_sha256=sha256_of(path))
+        self.run.update(weights=str(path), weights_sha256=sha256 or sha256_of(path))
+
+    def note(self, sentence: str) -> None:
+        """Note something about the whole run."""
+        if sentence not in self.run["notes"]:
+            self.run["notes"].append(sentence)
 
     def count(self, status: Status) -> int:
-        """Number of cases with a status."""
-        return sum(row["status"] == status for row in self.cases)
+        """Number of cases of this run with a status."""
+        return sum(row["status"] == status for row in self._rows.values())
 
-    def finish(self, exit_status: int) -> None:
-        """Note the end of the run and save."""
+    def finish(self, exit_status: int) -> dict[str, Any]:
+        """Note the end of the run and save.
+
+        An interrupted run keeps the rows of cases that it did not come to.
+
+        Returns:
+            What ``report.json`` holds now.
+        """
         self.run.update(finished=_now(), exit_status=exit_status)
-        self.save()
+        return self.save(final=True)
 
-    def save(self) -> None:
-        """Write the file; a reader never sees half of it."""
-        with atomic_path(self.path) as temporary:
-            text = json.dumps({"run": self.run, "cases": self.cases}, indent=2, ensure_ascii=False, default=str)
-            temporary.write_text(text + "\n", encoding="utf-8")
+    def save(self, final: bool = False) -> dict[str, Any]:
+        """Write the file; a reader never sees half of it. ``final`` drops the rows of unknown cases."""
+        started = time.monotonic()
+        with self._lock:
+            self._refresh()
+            others = self._others
+            if final:
+                # A run beside this one, perhaps over other images, has written since we began.
+                others = {
+                    name: row
+                    for name, row in others.items()
+                    if name in self._names or str(row.get("finished") or "") >= self.run["started"]
+                }
+            rows = others | self._rows
+            content = {"run": self.run, "cases": [rows[name] for name in sorted(rows)]}
+            with atomic_path(self.path) as temporary:
+                text = json.dumps(content, indent=2, ensure_ascii=False, default=str)
+                temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+            self._seen = self._stamp()
+        self._saved = time.monotonic()
+        self._cost = self._saved - started
+        return content
+
+    def _refresh(self) -> None:
+        """Read what others have written since we last looked."""
+        stamp = self._stamp()
+        if stamp != self._seen:
+            self._others = {row["case"]: row for row in read_rows(self.path)}
+            self._seen = stamp
+
+    def _stamp(self) -> tuple[int, int, int] | None:
+        try:
+            status = self.path.stat()
+        except OSError:
+            return None
+        return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def sha256_of(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+def read_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Rows of a report of ours; nothing for a missing file, a damaged one, or another program's ``report.json``."""
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    if not isinstance(content, dict) or not isinstance(content.get("run"), dict):
+        return []
+    rows = content.get("cases")
+    if not isinstance(rows, list):
+        return []
+    return [row for row in rows if isinstance(row, dict) and isinstance(row.get("case"), str)]
 
 
 def _now() -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from esp_medsam_monai.errors import InputRefused
 from esp_medsam_monai.modalities import modality_from_code
 
-__all__ = ["file_stem", "sidecar_modality"]
+__all__ = ["file_stem", "sidecar_files", "sidecar_modality"]
 
 FOLDER_SIDECAR = "modality.json"
 
@@ -36,6 +36,19 @@ def sidecar_modality(path: str | Path, root: str | Path | None = None) -> str | 
     Raises:
         InputRefused: ``BAD_SIDECAR`` when a sidecar cannot be read as a JSON object or its modality is no text.
     """
+    for candidate in sidecar_files(path, root):
+        if (modality := _read(candidate)) is not None:
+            return modality
+    return None
+
+
+def sidecar_files(path: str | Path, root: str | Path | None = None) -> list[Path]:
+    """The sidecars of an image that exist, in the order in which :func:`sidecar_modality` asks them.
+
+    Args:
+        path: as for :func:`sidecar_modality`.
+        root: as for :func:`sidecar_modality`.
+    """
     path = Path(path)
     folder = path if path.is_dir() else path.parent
     candidates = [] if path.is_dir() else [path.with_name(f"{file_stem(path)}.json")]
@@ -45,10 +58,7 @@ def sidecar_modality(path: str | Path, root: str | Path | None = None) -> str | 
             candidates.append(parent / FOLDER_SIDECAR)
             if parent == Path(root):
                 break
-    for candidate in candidates:
-        if candidate.is_file() and (modality := _read(candidate)) is not None:
-            return modality
-    return None
+    return [candidate for candidate in candidates if candidate.is_file()]
 
 
 def _read(path: Path) -> str | None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -91,6 +92,71 @@ def test_results_are_never_input(tmp_path, volume):
     assert _names(cases) == ["a", "sub/b", "user_seg"]
     assert len(ignored) == 8 and "old/sub/b_preview.png" in ignored and "a_seg.nii.gz" in ignored
     assert _names(find_cases(tmp_path, tmp_path)[0]) == ["a", "out/unfinished_seg", "sub/b", "user_seg"]
+
+
+def test_masks_are_known_by_their_sidecars(tmp_path, volume):
+    """Also after the folder was moved away from its report."""
+    for name in ("a", "b"):
+        volume().save(tmp_path / f"{name}_seg.nii.gz")
+        _picture(tmp_path / f"{name}_preview.png")
+    (tmp_path / "a_seg.json").write_text(json.dumps({"generator": "esp_medsam_monai 0.9.0"}))
+    (tmp_path / "b_seg.json").write_text(json.dumps({"generator": "another program"}))
+    _picture(tmp_path / ".partial-1-c_seg.png")
+    cases, ignored = find_cases(tmp_path)
+    assert _names(cases) == ["b_preview", "b_seg"]
+    assert ignored == ["a_preview.png", "a_seg.nii.gz"]
+
+
+def test_files_of_a_case(tmp_path, volume, dicom_series):
+    path = volume().save(tmp_path / "in" / "a b.nii.gz")
+    asked = [tmp_path / "in" / "a b.json", tmp_path / "in" / "modality.json"]
+    for sidecar in asked:
+        sidecar.write_text("{}")
+    case = find_cases(tmp_path / "in")[0][0]
+    assert case.files == (str(path), *map(str, asked))
+    assert case.paths == (str(path),) and case.input == str(path)
+    paths = dicom_series(tmp_path / "in" / "ct", LINE)
+    case = find_cases(tmp_path / "in")[0][1]
+    assert case.files == case.paths == tuple(sorted(map(str, paths)))  # DICOM says it; nothing else is asked
+    assert case.input == str(tmp_path / "in" / "ct")
+    paths[0].unlink()
+    assert len(case.files) == 2
+
+
+def test_one_file(tmp_path, volume, dicom_series):
+    path = volume().save(tmp_path / "a.nii.gz")
+    (tmp_path / "modality.json").write_text(json.dumps({"modality": "mr"}))
+    cases, ignored = find_cases(path)
+    assert [(case.name, case.image, case.modality) for case in cases] == [("a", str(path), "mr")]
+    assert ignored == []
+    (case,), _ = find_cases(dicom_series(tmp_path / "ct", LINE)[0])
+    assert case.name == "003" and case.kind == "dicom"
+    assert find_cases(tmp_path / "modality.json") == ([], [])
+
+
+def test_a_localizer_is_a_case_of_its_own(tmp_path, dicom_series):
+    tags = {"SeriesInstanceUID": "1.2.3", "SeriesNumber": 4}
+    dicom_series(tmp_path / "knee", LINE, **tags)
+    scout = dicom_series(tmp_path / "work", [(0.0, 0.0, 50.0)], ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"], **tags)
+    scout[0].rename(tmp_path / "knee" / "scout.dcm")
+    cases, _ = find_cases(tmp_path)
+    assert _names(cases) == ["knee/knee_4_001", "knee/knee_4_scout"]
+
+
+def test_a_folder_that_cannot_be_opened_is_a_case_that_fails(tmp_path, volume, monkeypatch):
+    """Simulated, because the superuser may open everything."""
+    volume().save(tmp_path / "a.nii.gz")
+    (tmp_path / "closed").mkdir()
+    scandir = os.scandir
+
+    def refuse(path):
+        if os.fspath(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    cases, _ = find_cases(tmp_path)
+    assert _names(cases) == ["a", "closed"] and cases[1].files == ()
 
 
 def test_a_report_of_another_program_hides_nothing(tmp_path):

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import time
+from contextlib import suppress
+from pathlib import Path
+
 import numpy as np
 import pydicom
 import pytest
@@ -10,19 +14,25 @@ from pydicom.sequence import Sequence
 from pydicom.uid import generate_uid
 
 from esp_medsam_monai.errors import InputRefused
-from esp_medsam_monai.io.dicom_header import is_dicom, read_header
+from esp_medsam_monai.io.dicom_header import DicomHeader, is_dicom, read_header
+from esp_medsam_monai.io.dicom_place import Place
 from esp_medsam_monai.io.dicom_series import group_series, read_series
+from esp_medsam_monai.io.rules import ReadingRules
 
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 ENHANCED_MR = "1.2.840.10008.5.1.4.1.1.4.1"
+SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 LINE = [(0.0, 0.0, 2.0 * k) for k in range(5)]
 
 
-def _refused(paths):
+AS_PICTURES = ReadingRules(allow_identity=True)
+
+
+def _refused(paths, rules=None):
     with pytest.raises(InputRefused) as caught:
-        read_series(paths)
+        read_series(paths, rules)
     return caught.value.code
 
 
@@ -71,7 +81,10 @@ def test_jitter_within_tolerance_passes(tmp_path, dicom_series):
     [
         ((0, 1, 2, 4, 5), "MISSING_SLICES"),
         ((0, 1, 2, 3, 40), "MISSING_SLICES"),
-        ((0, 1, 2, 3.05, 4.05), "MISSING_SLICES"),
+        ((0, 1, 2, 3, 40.4), "UNEVEN_SPACING"),
+        ((0, 1, 3), "MISSING_SLICES"),
+        ((0, 1, 2, 3.05, 4.05), "UNEVEN_SPACING"),
+        ((0, 1, 2, 3.5, 4.5), "UNEVEN_SPACING"),
         ((0, 1, 1, 2, 3), "DUPLICATE_POSITIONS"),
         ((0, 1, 1.005, 2, 3), "DUPLICATE_POSITIONS"),
     ],
@@ -115,7 +128,7 @@ def test_rescale_and_inverted_greys(tmp_path, dicom_file):
         path = dicom_file(
             tmp_path / f"{modality}.dcm", stored, Modality=modality, RescaleSlope=1, RescaleIntercept=-1024
         )
-        array, _ = read_series([path])
+        array, _ = read_series([path], AS_PICTURES)
         np.testing.assert_array_equal(array[..., 0], stored.T.astype(float) - 1024)
     path = dicom_file(
         tmp_path / "inverted.dcm",
@@ -125,7 +138,7 @@ def test_rescale_and_inverted_greys(tmp_path, dicom_file):
         BitsStored=12,
         HighBit=11,
     )
-    array, _ = read_series([path])
+    array, _ = read_series([path], AS_PICTURES)
     np.testing.assert_array_equal(array[..., 0], 4095 - stored.T)
 
 
@@ -208,9 +221,45 @@ def test_broken_files_are_named(tmp_path, dicom_file):
     whole = dicom_file(tmp_path / "whole.dcm", np.zeros((64, 64), np.int16))
     cut = tmp_path / "cut.dcm"
     cut.write_bytes(whole.read_bytes()[:-1000])
-    assert _refused([cut]) == "TRUNCATED"
+    assert _refused([cut], AS_PICTURES) == "TRUNCATED"
     header_only = dicom_file(tmp_path / "header.dcm", Rows=4, Columns=4, PhotometricInterpretation="MONOCHROME2")
     assert _refused([header_only]) == "TRUNCATED"
+
+
+@pytest.mark.parametrize(
+    "name", ["MR_small.dcm", "MR_small_RLE.dcm", "SC_ybr_full_422_uncompressed.dcm", "image_dfl.dcm"]
+)
+def test_a_file_cut_anywhere_is_never_taken_for_no_image(tmp_path, name):
+    """An image whose header ends early has no size, as an object without pixels: it must not be left out in silence."""
+    whole = get_testdata_file(name, download=False)
+    if whole is None:
+        pytest.skip(f"this pydicom does not ship {name}")
+    content = Path(whole).read_bytes()
+    end = content.find(b"\xfc\xff\xfc\xff")  # trailing padding, which nobody misses
+    path = tmp_path / "cut.dcm"
+    for share in (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.8, 0.95):
+        path.write_bytes(content[: int(share * (end if end > 0 else len(content)))])
+        assert _refused([path]) in {"TRUNCATED", "NOT_AN_IMAGE"}, share
+        with suppress(InputRefused):
+            assert read_header(path).is_image, share
+
+
+def test_modality_lut_is_applied(tmp_path, dicom_file):
+    table = Dataset()
+    table.LUTDescriptor, table.ModalityLUTType, table.LUTData = [4, 0, 16], "HU", b"\n\0\x14\0\x28\0\x50\0"
+    stored = np.array([[0, 1], [2, 3]], np.uint16)
+    path = dicom_file(tmp_path / "a.dcm", stored, Modality="CR", ModalityLUTSequence=Sequence([table]))
+    array, _ = read_series([path])
+    np.testing.assert_array_equal(array[..., 0], [[10, 40], [20, 80]])
+
+
+def test_grouping_takes_time_in_proportion(tmp_path):
+    """Thousands of slices in a folder: comparing each with every group would take minutes."""
+    place = Place(AXIAL, ((0.0, 0.0, 0.0),), (1.0, 1.0))
+    headers = [DicomHeader(f"{k:06d}", True, series=str(k % 5000), size=(4, 4), place=place) for k in range(20000)]
+    started = time.perf_counter()
+    assert len(group_series(headers)) == 5000
+    assert time.perf_counter() - started < 3.0
 
 
 def test_dicom_is_recognised_without_its_suffix(tmp_path, dicom_file):

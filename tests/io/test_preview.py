@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,8 @@ import torch
 from monai.data import MetaTensor
 from PIL import Image
 
-from esp_medsam_monai.io import write_preview
-from esp_medsam_monai.io.preview import informative_slices
-from esp_medsam_monai.modalities import describe_target
+from esp_medsam_monai.io.preview import PANELS, informative_slices, write_preview
+from esp_medsam_monai.modalities import describe_target, target_color
 
 TARGETS = {"hippocampus_anterior": 7, "hippocampus_posterior": 8}
 
@@ -70,7 +70,29 @@ def test_values_picture_is_upright_and_in_proportion(tmp_path: Path) -> None:
 def test_values_own_target_without_a_row(tmp_path: Path) -> None:
     image = MetaTensor(torch.full((1, 12, 12, 4), 60.0))
     path = write_preview(tmp_path / "a.png", image, torch.ones((1, 12, 12, 4)), {"my_tumour": 1}, "ct", "case")
+    drawn = np.asarray(Image.open(path).convert("RGB"))
+    assert near(drawn, target_color("ct", "my_tumour")) > 20
+
+
+@pytest.mark.parametrize("text", [r"a$\frac$b", "$x_1$", "100 % {of} #1_2"])
+def test_bad_input_names_are_no_formulas(text: str, tmp_path: Path) -> None:
+    """matplotlib reads what stands between dollar signs as TeX."""
+    image = MetaTensor(torch.full((1, 12, 12), 60.0))
+    path = write_preview(tmp_path / "a.png", image, torch.zeros((1, 12, 12)), {"lesion": 1}, "ultrasound", text, [text])
     assert path.is_file()
+
+
+@pytest.mark.parametrize(("shape", "count"), [((30, 24, 9), 6), ((30, 24), 2)])
+def test_values_file_says_where_its_panels_lie(shape: tuple[int, ...], count: int, tmp_path: Path) -> None:
+    draw(tmp_path / "a.png", shape, found=False)
+    picture = Image.open(tmp_path / "a.png")
+    boxes = json.loads(picture.info[PANELS])
+    assert len(boxes) == count
+    drawn = np.asarray(picture.convert("RGB")).astype(int)
+    for left, upper, right, lower in boxes:
+        inner = drawn[upper + 2 : lower - 20, left + 25 : right - 2]  # without the letters at two edges
+        assert np.median(inner) == 60
+        assert (drawn[upper + 20 : lower - 2, max(0, left - 4) : max(0, left - 2)].max(axis=-1, initial=0) < 40).all()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, LoadImaged
 from PIL import Image
 
-from esp_medsam_monai.errors import find_refusal
+from esp_medsam_monai.errors import InputRefused, find_refusal, warnings_of
 from esp_medsam_monai.geometry import slice_plan
 from esp_medsam_monai.io.reader import MedicalImageReader
 
@@ -140,7 +140,7 @@ def test_modality_from_sidecar_and_dicom_before_it(tmp_path, load, volume, dicom
     (tmp_path / "a.json").write_text(json.dumps({"Modality": "MR"}))
     image = load(path)
     assert image.meta["modality"] == "mr" and image.meta["modality_source"] == "sidecar"
-    for modality, expected in (("CT", ("ct", "dicom")), ("XC", ("dermoscopy", "sidecar"))):
+    for modality, expected in (("US", ("ultrasound", "dicom")), ("XC", ("dermoscopy", "sidecar"))):
         path = dicom_file(tmp_path / "b.dcm", np.zeros((5, 7), np.uint8), Modality=modality)
         (tmp_path / "b.json").write_text(json.dumps({"modality": "dermoscopy"}))
         image = load(path)
@@ -202,6 +202,29 @@ def test_unreadable_files_are_refused_by_name(tmp_path, load, volume, name, make
     assert name in refusal.message
 
 
+def test_lists_are_for_dicom(tmp_path, load, volume, dicom_file):
+    paths = [str(volume().save(tmp_path / f"{name}.nii.gz")) for name in "ab"]
+    assert _refusal(load, paths).code == "SEVERAL_FILES"
+    grey = dicom_file(tmp_path / "grey.dcm", np.zeros((5, 7), np.uint8), Modality="US")
+    assert _refusal(load, [str(grey), str(tmp_path / "absent.dcm")]).code == "NOT_FOUND"
+
+
+def test_warnings_travel_in_the_metadata(tmp_path, volume):
+    brain = volume(dtype="float32")
+    brain.array[0, 0, 0] = np.nan
+    path = brain.save(tmp_path / "a.nii.gz")
+    loaded = {}
+    for labels in (False, True):
+        loader = LoadImaged("image", reader=MedicalImageReader(labels), ensure_channel_first=True)
+        try:
+            loaded[labels] = loader({"image": path})["image"]
+        except InputRefused as refusal:
+            loaded[labels] = refusal.code
+    assert loaded[True] == "NON_FINITE"
+    assert warnings_of(loaded[False].meta)[0].startswith("NON_FINITE: 1 of 960 ")
+    assert float(loaded[False][0, 0, 0, 0]) == np.nanmin(brain.array)
+
+
 def test_damaged_picture_is_refused(tmp_path, load):
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
     for suffix in ("png", "jpg"):
@@ -218,6 +241,8 @@ def test_real_files(shared_dir, load):
     shapes = {name: tuple(image.shape) for name, image in found.items()}
     assert shapes["US1_UNCR.dcm"] == (3, 640, 480, 1)
     assert shapes["emri_small.dcm"] == (1, 64, 64, 10)
+    # Made anonymous so thoroughly that it does not say where it lies.
+    assert "NO_PLACE" in found["emri_small.dcm"].meta["warnings"]
     # Inverted greys: in a chest radiograph the air of the lungs is darker than the spine between them.
     chest = found["gdcm-CR-MONO1-10-chest.dcm"][0, :, :, 0]
     assert chest[110, 200] < chest[215, 200] and found["RG3_J2KR.dcm"].meta["modality"] == "xray"

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from esp_medsam_monai.errors import InputRefused
-from esp_medsam_monai.io.sidecar import file_stem, sidecar_modality
+from esp_medsam_monai.io.sidecar import file_stem, sidecar_files, sidecar_modality
 
 
 def _write(path, content):
@@ -62,3 +62,13 @@ def test_broken_sidecars_are_refused_by_name(tmp_path, content):
     with pytest.raises(InputRefused, match=r"a\.json") as caught:
         sidecar_modality(tmp_path / "a.png")
     assert caught.value.code == "BAD_SIDECAR"
+
+
+def test_which_files_were_asked(tmp_path):
+    image = tmp_path / "study" / "a.png"
+    assert sidecar_files(image, tmp_path) == []
+    for path in (image.with_suffix(".json"), image.with_name("modality.json"), tmp_path / "modality.json"):
+        _write(path, {"EchoTime": 1})
+    _write(image.with_name("b.json"), {"modality": "mr"})
+    assert sidecar_files(image) == [image.with_suffix(".json"), image.with_name("modality.json")]
+    assert sidecar_files(image, tmp_path)[2:] == [tmp_path / "modality.json"]

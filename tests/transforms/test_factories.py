@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from esp_medsam_monai.transforms import NormalizeSlices, preprocessing, training_transforms
+from esp_medsam_monai.transforms import NormalizeSlices, evaluation_transforms, preprocessing, training_transforms
 from monai.data import CacheDataset, DataLoader
 from monai.transforms import LoadImaged
 from PIL import Image
 
 from esp_medsam_monai.errors import find_refusal
+from esp_medsam_monai.io import ReadingRules
 from esp_medsam_monai.modalities import label_values, shipped_modalities
 
 NETWORK = {"fundus": ["vessel"], "xray": ["lung"], "mr": ["front", "back"]}
@@ -70,6 +71,20 @@ def test_the_sidecar_is_heard_and_silence_is_refused(entries, tmp_path):
     (tmp_path / "chest.json").write_text(json.dumps({"modality": "xray"}), encoding="utf-8")
     meta = preprocessing()(dict(only_image))["image"].meta
     assert (meta["modality"], meta["modality_source"]) == ("xray", "sidecar")
+
+
+def test_every_chain_hands_the_rules_of_reading_on():
+    """To images and labels alike."""
+    rules = ReadingRules(non_finite_limit=0.25)
+    chains = (
+        preprocessing(rules=rules),
+        evaluation_transforms(NETWORK, rules=rules),
+        training_transforms(NETWORK, SIZE, rules=rules),
+    )
+    for chain, count in zip(chains, (1, 2, 2), strict=True):
+        loaders = [step for step in chain.transforms if isinstance(step, LoadImaged)]
+        assert len(loaders) == count
+        assert all(any(getattr(r, "rules", None) is rules for r in step._loader.readers) for step in loaders)
 
 
 @pytest.mark.parametrize("augment", [True, False])

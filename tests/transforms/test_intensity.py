@@ -64,7 +64,7 @@ def test_values_that_are_not_finite_neither_count_nor_survive():
     result = SCALE(dirty, "mr")
     assert torch.equal(result[:, :, :20], clean)
     assert result[0, 0, 20:].tolist() == [0.0, 255.0, 0.0]
-    with pytest.raises(InputRefused, match="NOT_FINITE"):
+    with pytest.raises(InputRefused, match="NON_FINITE"):
         SCALE(torch.full((1, 4, 4), float("nan")), "mr")
 
 

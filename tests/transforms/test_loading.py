@@ -7,7 +7,11 @@ import warnings
 
 import nibabel as nib
 import numpy as np
+import pytest
 from esp_medsam_monai.transforms.loading import load_medical_imaged
+
+from esp_medsam_monai.errors import InputRefused
+from esp_medsam_monai.io import ReadingRules
 
 
 def test_says_nothing_and_keeps_the_stored_type(tmp_path, caplog):
@@ -26,3 +30,13 @@ def test_messages_of_others_still_come_through(caplog):
     before = logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").level
     load_medical_imaged("image")
     assert logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").level == before
+
+
+def test_rules_reach_the_reader(tmp_path):
+    array = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    array[0, 0, :2] = np.nan
+    path = tmp_path / "scan.nii.gz"
+    nib.save(nib.Nifti1Image(array, np.eye(4)), path)
+    load_medical_imaged("image")({"image": str(path)})
+    with pytest.raises(InputRefused, match="NON_FINITE"):
+        load_medical_imaged("image", rules=ReadingRules(non_finite_limit=0.05))({"image": str(path)})

@@ -10,6 +10,9 @@ from esp_medsam_monai.transforms import SaveMaskd, postprocessing
 from monai.data import MetaTensor
 from monai.transforms import SaveImaged
 
+from esp_medsam_monai.io.label_table import read_label_table
+from esp_medsam_monai.modalities import shipped_modalities
+
 
 @pytest.mark.parametrize(
     ("shape", "meta", "expected"),
@@ -34,6 +37,35 @@ def test_bad_input() -> None:
     with pytest.raises(KeyError):
         SaveMaskd("pred", "out")({})
     assert SaveMaskd("pred", "out", allow_missing_keys=True)({"image": 1}) == {"image": 1}
+
+
+def mr_mask(value: int, modality: str | None = "mr") -> MetaTensor:
+    mask = MetaTensor(torch.zeros((1, 4, 5, 6), dtype=torch.uint8), meta={"filename_or_obj": "in/a.nii.gz"})
+    mask[0, 1, 2, 3] = value
+    if modality:
+        mask.meta["modality"] = modality
+    return mask
+
+
+def test_values_names_of_the_mask_s_own_modality_are_in_the_file(tmp_path: Path) -> None:
+    SaveMaskd("pred", tmp_path, modalities=shipped_modalities())({"pred": mr_mask(8)})
+    table = read_label_table(tmp_path / "a_seg.nii.gz")
+    assert {value: name for value, (name, _) in table.items()} == {  # the contract's table
+        0: "background",
+        7: "mr_hippocampus_anterior",
+        8: "mr_hippocampus_posterior",
+    }
+    assert len({color for _, color in table.values()}) == 3
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [(mr_mask(2), r"\[2\]"), (mr_mask(8, None), "modality None"), (mr_mask(8, "ct"), "modality 'ct'")],
+)
+def test_bad_input_mask_that_the_modalities_do_not_explain(mask: MetaTensor, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        SaveMaskd("pred", tmp_path, modalities=shipped_modalities())({"pred": mask})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_postprocessing_is_what_monai_label_leaves_out() -> None:
