@@ -5,20 +5,24 @@ from __future__ import annotations
 import ast
 import importlib.util
 import json
+import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from pydoc import locate
 from typing import Any
 
+import monai
 import pytest
 import yaml
+from monai.bundle import BundleWorkflow, scripts
+from packaging.version import Version
 
 import esp_medsam_monai
 
 ROOT = Path(__file__).parents[1]
 BUNDLES = sorted(path.parent.parent for path in ROOT.glob("bundles/*/configs/metadata.json"))
-CONFIGS = [config for bundle in BUNDLES for config in sorted((bundle / "configs").glob("*.yaml"))]
+CONFIGS = sorted(config for bundle in BUNDLES for config in bundle.rglob("*.y*ml"))
 OWNERS = ("monai.", "torch.", "ignite.", "esp_medsam_monai.")
 SHARED = ("network_def", "modalities", "modality", "image_size", "divisor")
 
@@ -117,6 +121,81 @@ def test_expressions_are_modest(config):
     """Logic in a config is logic that no tool checks."""
     texts = {where: value for where, value in _walk(_load(config)) if isinstance(value, str) and value.startswith("$")}
     assert {where: text for where, text in texts.items() if not _is_modest(text)} == {}
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=_name)
+def test_nothing_is_imported(config):
+    """``imports`` and ``$import`` would run before anything can be checked."""
+    assert "imports" not in _load(config)
+    assert [key for key, value in _walk(_load(config)) if isinstance(value, str) and "import " in value] == []
+
+
+@pytest.mark.parametrize("bundle", BUNDLES, ids=_name)
+def test_bundle_has_no_code(bundle):
+    """MONAI puts a bundle's root on Python's path, where a folder ``scripts`` of one bundle hides that of another."""
+    assert [str(path) for path in bundle.rglob("*") if path.suffix in {".py", ".pyc", ".so", ".pkl"}] == []
+    assert not (bundle / "scripts").exists()
+
+
+def _logging_text(bundle: Path) -> str:
+    return (bundle / "configs" / "logging.conf").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def logging_as_before():
+    """``logging.conf`` is for the whole process; put back what it changes."""
+    names = [None, "ignite", "ignite.engine.engine"]
+    before = {name: logging.getLogger(name) for name in names}
+    kept = {name: (each.level, each.handlers[:], each.propagate) for name, each in before.items()}
+    yield
+    for name, logger in before.items():
+        logger.level, logger.handlers[:], logger.propagate = kept[name]
+        logger.setLevel(kept[name][0])
+
+
+@pytest.mark.parametrize("bundle", BUNDLES, ids=_name)
+def test_logging_passes_the_filter_of_monai_and_hides_no_failure(bundle, logging_as_before, capsys):
+    BundleWorkflow.__init__(_Workflow.__new__(_Workflow), logging_file=str(bundle / "configs" / "logging.conf"))
+    logging.getLogger("esp_medsam_monai.engines").info("one case done")
+    logging.getLogger("ignite.handlers.checkpoint").error("no checkpoint was written")
+    logging.getLogger("ignite.engine.engine.SupervisedEvaluator").error("said before it is raised")
+    logging.getLogger("ignite.engine.engine.SupervisedEvaluator").info("Epoch[1] Complete.")
+    said = capsys.readouterr().out
+    assert "one case done" in said
+    assert "no checkpoint was written" in said
+    assert len(said.splitlines()) == 2
+
+
+class _Workflow(BundleWorkflow):
+    initialize = run = finalize = _get_property = _set_property = lambda self, *args, **kwargs: None
+
+
+@pytest.mark.parametrize("arguments", ["(open('ran', 'w'),)", "(__import__('os').mkdir('ran'),)"])
+def test_logging_with_a_call_is_refused_by_monai(arguments, tmp_path, monkeypatch):
+    """What SECURITY.md says of GHSA-wvpx-5qmp-46g3 holds for the MONAI that is installed."""
+    if Version(monai.__version__) < Version("1.6.1"):
+        pytest.skip("MONAI before 1.6.1 runs what stands in logging.conf")
+    monkeypatch.chdir(tmp_path)
+    text = _logging_text(BUNDLES[0])
+    assert "args=(sys.stdout,)" in text
+    path = tmp_path / "logging.conf"
+    path.write_text(text.replace("args=(sys.stdout,)", f"args={arguments}"), encoding="utf-8")
+    with pytest.raises(ValueError, match="refusing to apply logging config"):
+        BundleWorkflow.__init__(_Workflow.__new__(_Workflow), logging_file=str(path))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_large_files_outside_the_bundle_are_refused_by_monai(tmp_path, monkeypatch):
+    """Before anything is fetched."""
+    if Version(monai.__version__) < Version("1.6.1"):
+        pytest.skip("MONAI before 1.6.1 follows such a path")
+    monkeypatch.setattr(scripts, "download_url", lambda *args, **kwargs: pytest.fail("fetched"))
+    (tmp_path / "bundle").mkdir()
+    text = "large_files:\n  - path: ../x\n    url: https://example.invalid/x\n"
+    (tmp_path / "bundle" / "large_files.yml").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match="path traversal"):
+        scripts.download_large_files(str(tmp_path / "bundle"))
+    assert not (tmp_path / "x").exists()
 
 
 def _get(config: dict[str, Any], name: str) -> Any:

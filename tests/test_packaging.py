@@ -58,6 +58,11 @@ def test_wheel_metadata(wheel):
     assert any("LICENSE" in name for name in wheel)
 
 
+def test_wheel_brings_the_command(wheel):
+    text = next(body.decode() for name, body in wheel.items() if name.endswith(".dist-info/entry_points.txt"))
+    assert "esp-medsam = esp_medsam_monai.__main__:main" in text
+
+
 @pytest.mark.parametrize("goal", ["demo", "test", "lint"])
 def test_make_builds_its_environment(repository, tmp_path, goal):
     """From nothing, every goal makes the environment first, installs second and runs last."""

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import yaml
 
+from esp_medsam_monai.bundle import shipped_bundle, write_sha256
 from esp_medsam_monai.checkpoints.official import load_official, published_index, published_options
 from esp_medsam_monai.modalities import label_names
 from esp_medsam_monai.networks import ESPMedSAM
@@ -34,7 +35,7 @@ def import_weights(
     indices: Mapping[str, int] | None = None,
     separate: bool = False,
 ) -> list[Path]:
-    """Write a bundle that runs published weights: configs, ``models/model.pt``, documents.
+    """Write a bundle that runs published weights: configs, ``models/model.pt`` with its SHA-256, documents.
 
     Args:
         files: ``{modality: published file}``, one to six.
@@ -53,7 +54,7 @@ def import_weights(
     output = Path(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise FileExistsError(f"{output} exists and is not empty; name a new folder with --output.")
-    template = _template()
+    template = shipped_bundle()
     rows = published_index(list(files), indices)
     if not separate:
         return [_write(load_official(files, indices, IMAGE_SIZE), output, template)]
@@ -62,19 +63,6 @@ def import_weights(
         net = load_official({name: files[name]}, {name: rows[name]}, IMAGE_SIZE)
         bundles.append(_write(net, output / name, template))
     return bundles
-
-
-def _template() -> Path:
-    """The shipped bundle: inside an installed package, beside the package in a checkout."""
-    package = Path(__file__).parents[1]
-    places = (package / "template", package.parent / "bundles" / "esp_medsam")
-    for folder in places:
-        if (folder / "configs" / "metadata.json").is_file():
-            return folder
-    raise FileNotFoundError(
-        f"the bundle that imported weights take their configs from is neither at {places[0]} nor at {places[1]}; "
-        "install esp-medsam-monai again."
-    )
 
 
 def _write(net: ESPMedSAM, output: Path, template: Path) -> Path:
@@ -95,6 +83,7 @@ def _write(net: ESPMedSAM, output: Path, template: Path) -> Path:
     (partial / "docs" / "README.md").write_text(_readme(net, output.name), encoding="utf-8")
     (partial / "docs" / "data_license.txt").write_text(_TERMS, encoding="utf-8")
     torch.save(net.state_dict(), partial / "models" / "model.pt")
+    write_sha256(partial / "models" / "model.pt")
     if output.exists():
         output.rmdir()
     os.replace(partial, output)
@@ -159,10 +148,16 @@ other than research.
 _README = """\
 # Bundle `{bundle}`: published ESP-MedSAM weights
 
-Imported by `python -m esp_medsam_monai import-weights`, for {names}.
+Imported by `esp-medsam import-weights`, for {names}.
 
 The network is the published one: queries see each other, key and value share a token, one hyper-network MLP serves all
 targets. It takes {side} x {side} pixels under the published divisor; slices are stretched to the square.
+
+```
+esp-medsam segment IN OUT --bundle {bundle}
+```
+
+or, the same in MONAI's words,
 
 ```
 python -m monai.bundle run inference --config_file {bundle}/configs/inference.yaml \\

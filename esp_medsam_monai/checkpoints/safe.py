@@ -10,6 +10,8 @@ from typing import Any
 import torch
 import torch.nn as nn
 
+from esp_medsam_monai.bundle import verified_sha256
+
 __all__ = ["load_state_dict", "load_weights", "name_few"]
 
 WRAPPERS = ("model", "network", "state_dict")
@@ -22,18 +24,24 @@ def load_state_dict(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     """Read a state dict, without running anything that the file may hold (``weights_only=True``, never otherwise).
 
     Args:
-        path: a state dict written by ``torch.save``, bare or under ``model``, ``network`` or ``state_dict``.
+        path: a state dict written by ``torch.save``, bare or under ``model``, ``network`` or ``state_dict``. When
+            ``<path>.sha256`` lies beside it, the file must be the one that it describes.
 
     Returns:
         Tensors on the CPU; half precision becomes float32, a ``module.`` of data-parallel training is dropped.
 
     Raises:
         FileNotFoundError: when there is no such file.
-        ValueError: when the file is broken or holds something other than tensors.
+        ValueError: when the file is broken, is not the one whose hash is stated, or holds something other than tensors.
     """
-    path = Path(path)
+    return _read(Path(path))[0]
+
+
+def _read(path: Path) -> tuple[dict[str, torch.Tensor], str]:
+    """State dict and SHA-256 of a file."""
     if not path.is_file():
         raise FileNotFoundError(f"no weights at {path}; give a file of weights with --ckpt FILE.")
+    digest = verified_sha256(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can raise anything
@@ -50,10 +58,10 @@ def load_state_dict(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
             f"{path} holds entries that are no tensors: {name_few(foreign)}; save network.state_dict() there."
         )
     prefix = "module." if all(key.startswith("module.") for key in state) else ""
-    return {key.removeprefix(prefix): _single(value) for key, value in state.items()}
+    return {key.removeprefix(prefix): _single(value) for key, value in state.items()}, digest
 
 
-def load_weights(network: nn.Module, path: str | os.PathLike[str], strict: bool = True) -> None:
+def load_weights(network: nn.Module, path: str | os.PathLike[str], strict: bool = True) -> str:
     """Load weights from a file into a network.
 
     Args:
@@ -61,13 +69,16 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str], strict: bool 
         path: see :func:`load_state_dict`.
         strict: refuse missing and surplus entries; False leaves them out. Shapes must always agree.
 
+    Returns:
+        SHA-256 of the file, in hexadecimal.
+
     Raises:
         FileNotFoundError: as :func:`load_state_dict`.
         ValueError: as :func:`load_state_dict`, or when entries do not fit; the message names them.
     """
     module = network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
     assert isinstance(module, nn.Module)
-    state = load_state_dict(path)
+    state, digest = _read(Path(path))
     expected = module.state_dict()
     shapes = [
         f"{key} {tuple(state[key].shape)} instead of {tuple(expected[key].shape)}"
@@ -86,6 +97,7 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str], strict: bool 
             "that the weights were trained with."
         )
     module.load_state_dict(state, strict=strict)
+    return digest
 
 
 def _holds_mapping(content: Any, key: str) -> bool:

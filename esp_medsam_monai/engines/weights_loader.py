@@ -17,7 +17,8 @@ class WeightsLoader:
     """Handler: load a network's weights strictly at the start of a run.
 
     MONAI's ``CheckpointLoader`` loads on strict terms too, but its errors name neither the file nor the remedy, and it
-    keeps half precision out of a float network silently. The path is noted in ``engine.state.weights`` for reports.
+    keeps half precision out of a float network silently. Path and SHA-256 of the file are noted in
+    ``engine.state.weights`` and ``engine.state.weights_sha256`` for reports; a hash stated beside the file must agree.
 
     Args:
         network: takes the weights.
@@ -36,5 +37,5 @@ class WeightsLoader:
         engine.add_event_handler(Events.STARTED, self._load)
 
     def _load(self, engine: Engine) -> None:
-        load_weights(self.network, self.path)
+        engine.state.weights_sha256 = load_weights(self.network, self.path)  # type: ignore[attr-defined]
         engine.state.weights = str(self.path)  # type: ignore[attr-defined]

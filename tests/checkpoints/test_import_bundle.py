@@ -13,7 +13,9 @@ import yaml
 from monai.bundle import ConfigParser
 from PIL import Image
 
+from esp_medsam_monai.bundle import folder, stated_sha256
 from esp_medsam_monai.checkpoints import import_bundle, import_weights, load_official, load_weights
+from esp_medsam_monai.hashing import sha256_of
 
 NAMES = ("xray", "fundus")
 
@@ -42,7 +44,8 @@ def test_it_is_complete(bundle, template):
     files = [path for path in template.rglob("*") if path.is_file() and path.parent.name != "models"]
     wanted = {path.relative_to(template) for path in files}
     made = {path.relative_to(bundle) for path in bundle.rglob("*") if path.is_file()}
-    assert {str(path) for path in made - wanted} == {"models/model.pt"}
+    assert {str(path) for path in made - wanted} == {"models/model.pt", "models/model.pt.sha256"}
+    assert stated_sha256(bundle / "models" / "model.pt") == sha256_of(bundle / "models" / "model.pt")
     assert wanted <= made
     assert [path.name for path in bundle.parent.iterdir()] == [bundle.name]  # no temporary folder is left
 
@@ -132,6 +135,6 @@ def test_template_of_another_layout_is_refused(tmp_path):
 
 
 def test_missing_template_is_told(monkeypatch, tmp_path):
-    monkeypatch.setattr(import_bundle, "__file__", str(tmp_path / "package" / "checkpoints" / "import_bundle.py"))
+    monkeypatch.setattr(folder, "__file__", str(tmp_path / "package" / "bundle" / "folder.py"))
     with pytest.raises(FileNotFoundError, match="install esp-medsam-monai again"):
         import_weights({"xray": tmp_path / "file.pth"}, tmp_path / "out")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +11,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn as nn
+from ignite.engine import Engine
 
+from esp_medsam_monai.bundle import write_sha256
 from esp_medsam_monai.checkpoints.safe import load_state_dict, load_weights
+from esp_medsam_monai.engines import WeightsLoader
 
 
 def network() -> nn.Module:
@@ -52,6 +56,46 @@ def test_bad_input_code_is_not_run(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"a\.pt cannot be read"):
         load_state_dict(tmp_path / "a.pt")
     assert not (tmp_path / "ran").exists()
+
+
+def test_bad_input_code_is_not_run_with_a_hash_that_agrees(tmp_path: Path) -> None:
+    """A hash says which file it is, and not that it is harmless."""
+    torch.save({"0.weight": Payload(tmp_path / "ran")}, tmp_path / "a.pt")
+    write_sha256(tmp_path / "a.pt")
+    with pytest.raises(ValueError, match="could run code"):
+        load_weights(network(), tmp_path / "a.pt")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_values_hash(tmp_path: Path) -> None:
+    """Stated or not, the hash of what was loaded is known afterwards."""
+    torch.save(network().state_dict(), tmp_path / "a.pt")
+    digest = hashlib.sha256((tmp_path / "a.pt").read_bytes()).hexdigest()
+    assert load_weights(network(), tmp_path / "a.pt") == digest
+    write_sha256(tmp_path / "a.pt")
+    assert load_weights(network(), tmp_path / "a.pt") == digest
+
+
+def test_bad_input_exchanged_file_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save(network().state_dict(), tmp_path / "a.pt")
+    write_sha256(tmp_path / "a.pt")
+    torch.save(network().state_dict(), tmp_path / "a.pt")
+    monkeypatch.setattr(torch, "load", lambda *args, **kwargs: pytest.fail("opened"))
+    for load in (load_state_dict, lambda path: load_weights(network(), path)):
+        with pytest.raises(ValueError, match=r"a\.pt is not the file that a\.pt\.sha256 describes"):
+            load(tmp_path / "a.pt")
+
+
+def test_loader_notes_path_and_hash(tmp_path: Path) -> None:
+    torch.save(network().state_dict(), tmp_path / "a.pt")
+    engine = Engine(lambda engine, batch: None)
+    WeightsLoader(network(), "nowhere", tmp_path / "a.pt").attach(engine)
+    engine.run([0])
+    assert engine.state.weights == str(tmp_path / "a.pt")
+    assert engine.state.weights_sha256 == hashlib.sha256((tmp_path / "a.pt").read_bytes()).hexdigest()
+    write_sha256(tmp_path / "a.pt").write_text("no hash", encoding="utf-8")
+    with pytest.raises(ValueError, match="sha256sum"):
+        engine.run([0])
 
 
 def test_bad_input_files(tmp_path: Path) -> None:
