@@ -4,35 +4,42 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn as nn
 from ignite.engine import Events
-from monai.data import DataLoader, MetaTensor
+from monai.data import DataLoader
 from monai.engines import SupervisedEvaluator
+from monai.engines.utils import IterationEvents
 from monai.transforms import Transform
-from monai.utils import CommonKeys, MetaKeys
-from tqdm import tqdm
+from monai.utils import CommonKeys, str2bool
 
-from esp_medsam_monai.geometry import slice_plan
+from esp_medsam_monai import __version__
 from esp_medsam_monai.inferers import SliceBatchInferer
-from esp_medsam_monai.io import RunReport, outside_training, write_preview
+from esp_medsam_monai.io import (
+    Case,
+    RunReport,
+    claim,
+    remove_partials,
+    write_report_page,
+    write_report_table,
+)
 
-from .case_dataset import CaseDataset, reason_of
+from .case_dataset import CaseDataset
+from .case_records import CaseRecords
+from .case_results import CaseResults
+from .interruption import INTERRUPTED, Interruption
+from .reasons import reason_of
 
 __all__ = ["FolderEvaluator"]
 
-ALL_DONE, NOTHING_FOUND, SOME_FAILED, INTERRUPTED = 0, 2, 8, 130
-BROKEN = 1
+ALL_DONE, BROKEN, NOTHING_FOUND, SOME_FAILED = 0, 1, 2, 8
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -40,8 +47,9 @@ _LOGGER = logging.getLogger(__name__)
 class FolderEvaluator(SupervisedEvaluator):
     """Segment every case of a folder, with a preview each and a report of the run.
 
-    An exception in one case is written to ``<case>.error.txt`` and into the report, and the next case follows. Images
-    stay on the CPU; the inferer sends its batches of slices to the network.
+    An exception in one case is written to ``<case>.error.txt`` and into the report, and the next case follows. What an
+    earlier run has done with the same weights, settings and input is left as it is. Runs that share a folder divide
+    the cases between them. Images stay on the CPU; the inferer sends its batches of slices to the network.
 
     Args:
         device: device of the network.
@@ -52,6 +60,8 @@ class FolderEvaluator(SupervisedEvaluator):
         postprocessing: saves the mask under ``pred`` and notes ``saved_to`` in its metadata.
         val_handlers: handlers, for instance :class:`WeightsLoader`.
         preview: write ``<case>_preview.png`` beside each mask.
+        dicom_seg: write a DICOM SEG for DICOM input, if the packages for it are installed.
+        overwrite: do again what is done.
         configuration: what the masks depend on besides weights and images, for the report.
         kwargs: further arguments of ``SupervisedEvaluator``.
 
@@ -69,6 +79,8 @@ class FolderEvaluator(SupervisedEvaluator):
         postprocessing: Transform | None = None,
         val_handlers: Sequence[Any] | None = None,
         preview: bool = True,
+        dicom_seg: bool = True,
+        overwrite: bool = False,
         configuration: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -87,20 +99,22 @@ class FolderEvaluator(SupervisedEvaluator):
         self.cases: CaseDataset = val_data_loader.dataset  # type: ignore[assignment]
         self.slices: SliceBatchInferer = inferer
         self.output_dir = None if output_dir is None else Path(output_dir)
-        self.preview = preview
-        self.configuration = dict(configuration or {})
+        self.preview = str2bool(preview)
+        self.dicom_seg = str2bool(dicom_seg)
+        self.overwrite = str2bool(overwrite)
+        # Another version of this package may draw another mask.
+        self.configuration = {**(configuration or {}), "esp_medsam_monai": __version__}
         self.report: RunReport | None = None
         self.exit_status = ALL_DONE
-        self._bar: Any = None
+        self._interruption = Interruption()
+        self._postponed: list[int] = []
         # After the handlers, one of which loads the weights.
-        self.add_event_handler(Events.STARTED, self._note_weights)
+        self.add_event_handler(Events.STARTED, self._begin)
+        # A signal that comes while results are being written waits for them.
+        self.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._interruption.hold)
 
     def run(self, global_epoch: int = 1) -> None:  # type: ignore[override]
-        """Process all cases. What went wrong with them is in the report; :meth:`finish` turns it into an exit status.
-
-        Raises:
-            Exception: what no case is to blame for, for instance weights that do not fit.
-        """
+        """Process all cases. What went wrong is in the report and in the log; :meth:`finish` gives the exit status."""
         problem = self.cases.problem
         if self.output_dir is None:
             problem = "no folder for the results was given; add --output_dir FOLDER."
@@ -109,137 +123,126 @@ class FolderEvaluator(SupervisedEvaluator):
             _LOGGER.error(problem)
         if self.output_dir is None:
             return
-        self.report = RunReport(
-            self.output_dir / "report.json", self.configuration, ignored=self.cases.ignored, command=sys.argv
-        )
-        if problem is None:
-            self._run_cases(self.report, global_epoch)
-        self.report.finish(self.exit_status)
+        try:
+            self.output_dir.mkdir(parents=True, exist_ok=True)
+            self._run(self.output_dir, problem is None, global_epoch)
+        except OSError as error:
+            self.exit_status = BROKEN
+            _LOGGER.error(reason_of(error))
 
     def finish(self) -> None:
         """Say how the run ended; the last step of a workflow.
 
         Raises:
-            SystemExit: with 8 when a case failed, 2 when nothing was found, 130 when the run was interrupted.
+            SystemExit: with 8 when a case failed, 2 when nothing was found, 130 when the run was interrupted, 1 when
+                the run could not be carried out.
         """
         if self.report is not None and self.report.cases:
-            done, failed = self.report.count("done"), self.report.count("failed")
-            _LOGGER.info("%d cases done, %d failed; report: %s", done, failed, self.report.path)
+            done, skipped, failed = (self.report.count(status) for status in ("done", "skipped", "failed"))
+            _LOGGER.info(
+                "%d cases done, %d done before, %d failed; see %s",
+                *(done, skipped, failed, self.report.path.with_suffix(".html")),
+            )
         if self.exit_status != ALL_DONE:
             raise SystemExit(self.exit_status)
 
-    def _run_cases(self, report: RunReport, global_epoch: int) -> None:
-        self._bar = tqdm(total=len(self.cases), desc="cases", unit="case", file=sys.stderr, dynamic_ncols=True)
+    def _run(self, folder: Path, anything: bool, global_epoch: int) -> None:
+        """One run with its report, from the first line to the last."""
+        remove_partials(folder)
+        cases = self.cases.cases
+        report = RunReport(
+            folder / "report.json", self.configuration, self.cases.ignored, sys.argv, [case.name for case in cases]
+        )
+        results = CaseResults(folder, self.slices.axis, self.preview, self.dicom_seg)
+        self.report, self.records = report, CaseRecords(report, results, len(cases), self.overwrite)
+        if any(case.kind == "dicom" for case in cases):
+            self.records.note(results.note())
         try:
-            with _terminate_as_interrupt():
+            if anything:
+                self._run_cases(global_epoch)
+        finally:
+            self.records.bar.close()
+            content = report.finish(self.exit_status)
+            write_report_table(folder / "report.csv", content)
+            write_report_page(folder / "report.html", content)
+
+    def _run_cases(self, global_epoch: int) -> None:
+        report = self.records.report
+        try:
+            with self._interruption:
                 super().run(global_epoch)
+                for index in self._postponed:
+                    self._take_turn(index)
         except KeyboardInterrupt:
             self.exit_status = INTERRUPTED
             _LOGGER.error("interrupted after %d of %d cases", len(report.cases), len(self.cases))
-        except Exception as error:
-            report.finish(BROKEN)
-            _LOGGER.error(reason_of(error))
-            raise
+        except Exception as error:  # no case is to blame; as a rule weights that are missing or do not fit
+            self.exit_status = BROKEN
+            self.records.note(" ".join(str(error).split()))
+            if not isinstance(error, (OSError, ValueError)):
+                raise
         else:
             self.exit_status = SOME_FAILED if report.count("failed") else ALL_DONE
-        finally:
-            self._bar.close()
+
+    def _begin(self) -> None:
+        """Note the weights, and leave out what is done."""
+        if (path := getattr(self.state, "weights", None)) is not None:
+            self.records.report.note_weights(path, getattr(self.state, "weights_sha256", None))
+        self.cases.finished = {case.name for case in self.cases.cases if self.records.is_finished(case)}
+        if self.cases.finished:
+            _LOGGER.info("%d of %d cases are done already", len(self.cases.finished), len(self.cases))
 
     def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> dict:
-        case, path = batchdata["case"][0], batchdata["input"][0]
-        self._bar.set_postfix_str(case)
-        if "failure" in batchdata:
-            facts = {key: batchdata[key][0] or None for key in ("modality", "modality_source")}
-            self._fail(case, path, batchdata["failure"][0], batchdata["traceback"][0], facts)
-        else:
-            meta = batchdata[CommonKeys.IMAGE][0].meta
-            facts = {key: meta.get(key) for key in ("modality", "modality_source")}
+        index = self.cases.index[batchdata["case"][0]]
+        case = self.cases.cases[index]
+        if "finished" in batchdata:
+            self.records.skipped(case)
+            return {}
+        with claim(self.records.folder, case.name) as ours:
+            if not ours:
+                self._postponed.append(index)
+            elif self.records.is_finished(case):  # by a run beside this one, since we began
+                self.records.skipped(case)
+            else:
+                self._process(engine, case, batchdata)
+        return {}
+
+    def _take_turn(self, index: int) -> None:
+        """A case that another run was busy with: take over its result, or do it if there is none."""
+        case = self.cases.cases[index]
+        with claim(self.records.folder, case.name, wait=-1):
+            if self.records.is_finished(case):
+                self.records.skipped(case)
+            else:
+                self._process(self, case, next(iter(DataLoader(self.cases, sampler=[index]))))
+
+    def _process(self, engine: Any, case: Case, batchdata: dict[str, Any]) -> None:
+        """Segment and save one case; nothing of it outlives it."""
+        self.records.bar.set_postfix_str(case.name)
+        failed = "failure" in batchdata
+        source: Any = batchdata if failed else batchdata[CommonKeys.IMAGE][0].meta
+        facts = {key: source.get(key) for key in ("modality", "modality_source")}
+        if failed:
+            facts = {key: value[0] or None for key, value in facts.items()}
+        try:
+            if failed:
+                self._interruption.hold()
+                self.records.failed(case, batchdata["failure"][0], batchdata["traceback"][0], facts)
+                return
             started = time.perf_counter() - float(batchdata["seconds"][0])
             try:
                 super()._iteration(engine, batchdata)
-                self._done(case, path, facts, engine.state.batch[0][CommonKeys.IMAGE], engine.state.output[0], started)
+                image, mask = engine.state.batch[0][CommonKeys.IMAGE], engine.state.output[0][CommonKeys.PRED]
+                targets = self.slices.targets(self.network, facts["modality"])
+                self.records.done(case, image, mask, targets, facts, started, self.slices.notes)
             except Exception as error:  # one case never costs the others
-                self._fail(case, path, reason_of(error), traceback.format_exc(), facts)
-        self._bar.update()
-        # Nothing of a case outlives it.
-        engine.state.batch = engine.state.output = None
-        return {}
-
-    def _done(
-        self, case: str, path: str, facts: dict[str, Any], image: MetaTensor, output: dict[str, Any], started: float
-    ) -> None:
-        mask = output[CommonKeys.PRED]
-        targets = self.slices.targets(self.network, facts["modality"])
-        plan = slice_plan(image.affine, image.shape[1:], self.slices.axis, image.meta.get("slice_axis"))
-        # Pixels of a picture have no size.
-        is_volume = image.ndim == 4
-        sides = [float(image.pixdim[i]) * image.shape[1 + i] for i in plan.order[-2:]] if is_volume else None
-        warnings = outside_training(facts["modality"], targets, sides, image.meta.get("body_part"))
-        if self.preview:
-            try:
-                write_preview(
-                    self._beside(case, "_preview.png"),
-                    image,
-                    mask,
-                    targets,
-                    facts["modality"],
-                    case,
-                    warnings,
-                    self.slices.axis,
-                )
-            except Exception as error:  # the mask is there, and it is what was asked for
-                warnings.append(f"no preview: {reason_of(error)}")
-                _LOGGER.warning("%s: no preview", case, exc_info=True)
-        self._beside(case, ".error.txt").unlink(missing_ok=True)
-        self._row(
-            case,
-            path,
-            "done",
-            slices=image.shape[1 + plan.axis] if is_volume else 1,
-            seconds=time.perf_counter() - started,
-            output=os.path.relpath(mask.meta[MetaKeys.SAVED_TO], self.output_dir),
-            warnings=warnings,
-            **facts,
-        )
-
-    def _fail(self, case: str, path: str, reason: str, trace: str, facts: dict[str, Any]) -> None:
-        _LOGGER.error("%s: %s", case, reason)
-        file = self._beside(case, ".error.txt")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(f"{path}\n{reason}\n\n{trace}", encoding="utf-8")
-        self._row(case, path, "failed", reason=reason, **facts)
-
-    def _note_weights(self) -> None:
-        path = getattr(self.state, "weights", None)
-        if self.report is not None and path is not None:
-            self.report.note_weights(path)
-
-    def _row(self, *args: Any, **kwargs: Any) -> None:
-        assert self.report is not None
-        self.report.add(*args, **kwargs)
-
-    def _beside(self, case: str, ending: str) -> Path:
-        assert self.output_dir is not None
-        return self.output_dir / f"{case}{ending}"
+                self._interruption.hold()
+                self.records.failed(case, reason_of(error), traceback.format_exc(), facts)
+        finally:
+            engine.state.batch = engine.state.output = None
+            self._interruption.release()
 
 
 def _image_on_cpu(batch: Mapping[str, Any], *args: Any, **kwargs: Any) -> tuple[torch.Tensor, None]:
     """MONAI's ``prepare_batch``, without sending the whole volume to the device."""
     return batch[CommonKeys.IMAGE], None
-
-
-@contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
-    """Treat SIGTERM, which schedulers send, like Ctrl-C. Signals can be caught in the main thread only."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    before: Callable[..., Any] | int | None = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn as nn
 from monai.data import MetaTensor
 from monai.inferers import Inferer
+from monai.utils import str2bool
 from tqdm import tqdm
 
-from esp_medsam_monai.geometry import resize, slice_plan
+from esp_medsam_monai.errors import InputRefused
+from esp_medsam_monai.geometry import SlicePlan, resize, slice_plan
 from esp_medsam_monai.modalities import label_values as label_table
 from esp_medsam_monai.networks.esp_medsam import ABSENT_LOGIT
 
+from .memory import is_out_of_memory, release_memory
+
 __all__ = ["SliceBatchInferer", "decide"]
+
+_LOGGER = logging.getLogger(__name__)
 
 
 class SliceBatchInferer(Inferer):
@@ -26,9 +33,14 @@ class SliceBatchInferer(Inferer):
     slices. MONAI's ``SliceInferer`` neither orients nor decides, and drops the modality on the way to the network
     (Project-MONAI/MONAI#8220).
 
+    A slice that is constant (air, padding, an empty image) is background; the network is not asked.
+
+    When the device has no memory left, the batch of slices is halved, down to one, and stays so; then, if allowed, the
+    image at hand is segmented on the CPU. :attr:`notes` tells.
+
     Args:
         image_size: side of the network's square in pixels; None takes ``network.img_size``.
-        batch_size: slices per forward pass; the labels do not depend on it.
+        batch_size: slices per forward pass, at most; the labels do not depend on it.
         axis: axis that a volume is cut along: 0 to 2 or ``"sagittal"``, ``"coronal"``, ``"axial"``; None for the order
             of rules of :func:`esp_medsam_monai.geometry.slice_axis`.
         slice_transform: what the network wants on top of 0..255, ``(S, 1 | 3, h, w)`` -> ``(S, 3, h, w)``, for instance
@@ -36,7 +48,11 @@ class SliceBatchInferer(Inferer):
         label_values: ``{modality: {target: value}}``, values 1 to 255; None numbers the targets of
             ``network.modalities`` in their order.
         return_logits: return the logits instead of the labels; this holds ``4 * C`` bytes for each voxel.
-        progress: show a bar over the slice batches of a volume.
+        progress: show a bar over the slices of a volume.
+        cpu_fallback: go on with the CPU when a single slice does not fit into the device's memory.
+
+    Attributes:
+        notes: sentences on what the last call had to do about memory, empty as a rule.
 
     Raises:
         ValueError: when ``batch_size`` or a label value is out of range.
@@ -51,6 +67,7 @@ class SliceBatchInferer(Inferer):
         label_values: Mapping[str, Mapping[str, int]] | None = None,
         return_logits: bool = False,
         progress: bool = False,
+        cpu_fallback: bool = False,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -65,6 +82,8 @@ class SliceBatchInferer(Inferer):
         self.label_values = label_values
         self.return_logits = return_logits
         self.progress = progress
+        self.cpu_fallback = str2bool(cpu_fallback)
+        self.notes: list[str] = []
 
     @torch.no_grad()
     def __call__(
@@ -89,10 +108,12 @@ class SliceBatchInferer(Inferer):
             targets that an image's modality does not have hold -1e4; on the CPU, with the metadata of ``inputs``.
 
         Raises:
+            InputRefused: ``OUT_OF_MEMORY`` when nothing that is allowed makes a slice fit.
             ValueError: when ``inputs`` has another shape, or modalities and images differ in number.
         """
         if inputs.ndim not in (4, 5) or inputs.shape[1] not in (1, 3):
             raise ValueError(f"inputs should be (B, 1 or 3, X, Y[, Z]), got {tuple(inputs.shape)}.")
+        self.notes = []
         names = self._modalities(inputs, modality)
         spatial = tuple(inputs.shape[2:])
         channels = max(len(self.targets(network, name)) for name in names) if self.return_logits else 1
@@ -104,17 +125,71 @@ class SliceBatchInferer(Inferer):
             affine = image.affine if isinstance(image, MetaTensor) else torch.eye(4)
             plan = slice_plan(affine, spatial, self.axis, meta.get("slice_axis"))
             count = 1 if image.ndim == 3 else spatial[plan.axis]
-            stack: torch.Tensor | None = None
-            for start in self._starts(count):
-                slices = plan.to_slices(image, start, start + self.batch_size)
-                part = self._segment(slices, network, name, *args, **kwargs)
-                if stack is None:
-                    stack = part.new_empty((count, *part.shape[1:]))
-                stack[start : start + len(part)] = part
-            found = plan.from_slices(stack)
+            found = plan.from_slices(self._stack(image, plan, count, network, name, *args, **kwargs))
             result[index, : len(found)] = found
         labelled = MetaTensor(result)
         return labelled.copy_meta_from(inputs) if isinstance(inputs, MetaTensor) else labelled
+
+    def _stack(
+        self,
+        image: torch.Tensor,
+        plan: SlicePlan,
+        count: int,
+        network: Callable[..., torch.Tensor],
+        modality: str | None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """Labels or logits of all slices of an image ``(C, *spatial)``, in as large batches as memory allows."""
+        home = _device(network, image)
+        stack: torch.Tensor | None = None
+        start = 0
+        bar = tqdm(total=count, desc="slices", leave=False, disable=None if self.progress and count > 1 else True)
+        try:
+            while start < count:
+                slices = plan.to_slices(image, start, start + self.batch_size)
+                part: torch.Tensor | None = None
+                try:
+                    part = self._segment(slices, network, modality, *args, **kwargs)
+                except (RuntimeError, MemoryError) as error:
+                    if not is_out_of_memory(error):
+                        raise
+                # Not inside the handler: until it is left, the exception holds the tensors that are in the way.
+                if part is None:
+                    self._make_room(network, _device(network, image), len(slices), image)
+                    continue
+                if stack is None:
+                    stack = part.new_empty((count, *part.shape[1:]))
+                stack[start : start + len(part)] = part
+                start += len(part)
+                bar.update(len(part))
+        finally:
+            bar.close()
+            if isinstance(network, nn.Module) and _device(network, image) != home:
+                network.to(home)
+        assert stack is not None
+        return stack
+
+    def _make_room(self, network: Any, device: torch.device, slices: int, image: torch.Tensor) -> None:
+        """Halve the batch or move to the CPU, and say so; the next try follows."""
+        release_memory(device)
+        if slices > 1:
+            self.batch_size = slices // 2
+            self._note(f"OUT_OF_MEMORY: {slices} slices at a time were too many for {device}; {self.batch_size} now.")
+        elif self.cpu_fallback and device.type != "cpu" and isinstance(network, nn.Module):
+            network.to("cpu")
+            self._note(f"OUT_OF_MEMORY: one slice was too large for {device}; this image was segmented on the CPU.")
+        else:
+            file = getattr(image, "meta", {}).get("filename_or_obj", "an image")
+            raise InputRefused(
+                "OUT_OF_MEMORY",
+                f"one slice of {file}, {tuple(image.shape[1:])}, does not fit into the memory of {device}; close other"
+                " programs, or use another --device or a smaller --image_size.",
+            )
+
+    def _note(self, sentence: str) -> None:
+        self.notes.append(sentence)
+        _LOGGER.warning(sentence)
 
     def _segment(
         self,
@@ -126,6 +201,15 @@ class SliceBatchInferer(Inferer):
     ) -> torch.Tensor:
         """Labels ``(S, 1, H, W)`` or logits ``(S, K, H, W)`` of upright slices ``(S, C, H, W)``, on the CPU."""
         values = list(self.targets(network, modality).values())
+        pixels = slices.flatten(2)
+        varies = (pixels.amax(2) != pixels.amin(2)).any(1)
+        if not bool(varies.all()):
+            shape = (len(slices), len(values) if self.return_logits else 1, *slices.shape[-2:])
+            dtype = torch.float32 if self.return_logits else torch.uint8
+            filled = torch.full(shape, ABSENT_LOGIT if self.return_logits else 0, dtype=dtype)
+            if bool(varies.any()):
+                filled[varies.cpu()] = self._segment(slices[varies], network, modality, *args, **kwargs)
+            return filled
         size = self.image_size or _unwrap(network).img_size
         x = resize(slices.to(_device(network, slices), torch.float32), (size, size))
         x = self.slice_transform(x) if self.slice_transform is not None else x.expand(-1, 3, -1, -1)
@@ -160,12 +244,6 @@ class SliceBatchInferer(Inferer):
         if modality is None or modality not in table:
             raise ValueError(f"no label values for the modality {modality!r}; known: {', '.join(table)}.")
         return dict(table[modality])
-
-    def _starts(self, count: int) -> Iterator[int]:
-        """First slice of every batch, with a bar when there is something to wait for."""
-        starts = range(0, count, self.batch_size)
-        quiet = True if not self.progress or len(starts) == 1 else None
-        yield from tqdm(starts, desc="slices", unit="batch", leave=False, disable=quiet)
 
 
 def decide(logits: torch.Tensor, values: Sequence[int]) -> torch.Tensor:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
-from collections.abc import Callable
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,75 +15,22 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-import torch.nn as nn
-from esp_medsam_monai.transforms import postprocessing, preprocessing
+from esp_medsam_monai.transforms import preprocessing
 from monai.data import DataLoader
 from PIL import Image
 
 from esp_medsam_monai.engines import CaseDataset, FolderEvaluator, WeightsLoader
-from esp_medsam_monai.engines.case_dataset import reason_of
+from esp_medsam_monai.engines.reasons import reason_of
 from esp_medsam_monai.errors import InputRefused
 from esp_medsam_monai.inferers import SliceBatchInferer
-
-MODALITIES = {"xray": ("lung",), "mr": ("hippocampus_anterior",)}
-
-
-class Bright(nn.Module):
-    """Analytic stand-in: the target is what is bright; ``before`` runs at every call."""
-
-    def __init__(self, before: Callable[[int], None] = lambda call: None) -> None:
-        super().__init__()
-        self.modalities = MODALITIES
-        self.img_size = 32
-        self.before = before
-        self.calls = 0
-        self.scale = nn.Parameter(torch.ones(1))
-
-    def forward(self, x: torch.Tensor, modality: str | None = None) -> torch.Tensor:
-        self.calls += 1
-        self.before(self.calls)
-        return (x[:, :1] - 128) * self.scale
-
-
-def evaluator(
-    folder: Path | None, out: Path | None, network: nn.Module | None = None, **kwargs: Any
-) -> FolderEvaluator:
-    dataset = CaseDataset(folder, preprocessing(modalities=MODALITIES), out)
-    network = network or Bright()
-    inferer = SliceBatchInferer(image_size=32, batch_size=64)
-    kwargs = {"postprocessing": postprocessing(output_dir=out), "preview": False} | kwargs
-    return FolderEvaluator(torch.device("cpu"), DataLoader(dataset, batch_size=1), network, inferer, out, **kwargs)
-
-
-def status(made: FolderEvaluator) -> int:
-    made.run()
-    try:
-        made.finish()
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
-
-
-def rows(out: Path) -> dict[str, dict[str, Any]]:
-    return {row["case"]: row for row in json.loads((out / "report.json").read_text(encoding="utf-8"))["cases"]}
-
-
-@pytest.fixture
-def folder(volume: Any, tmp_path: Path) -> Path:
-    """Two volumes and a picture, all with sidecars, the volumes' in the folder above."""
-    root = tmp_path / "in"
-    volume(spacing=(4.0, 5.0, 6.0)).save(root / "mr" / "deep" / "a.nii.gz")
-    volume(shape=(40, 45, 1), dtype="uint8").save(root / "mr" / "deep" / "b.nii")
-    (root / "mr" / "modality.json").write_text('{"modality": "mr"}', encoding="utf-8")
-    Image.fromarray(np.arange(600, dtype=np.uint8).reshape(20, 30)).save(root / "chest.png")
-    (root / "chest.json").write_text('{"Modality": "DX"}', encoding="utf-8")
-    return root
+from esp_medsam_monai.io import atomic
+from tests.engines.folder_runs import Bright, exit_status, make_evaluator, report_rows
 
 
 def test_values_all_done(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert status(evaluator(folder, out, preview=True)) == 0
-    found = rows(out)
+    assert exit_status(make_evaluator(folder, out, preview=True)) == 0
+    found = report_rows(out)
     assert {case: row["status"] for case, row in found.items()} == dict.fromkeys(
         ("chest", "mr/deep/a", "mr/deep/b"), "done"
     )
@@ -109,8 +58,8 @@ def test_values_one_case_never_costs_the_others(folder: Path, tmp_path: Path) ->
         if call == 2:
             raise RuntimeError("no such luck")
 
-    assert status(evaluator(folder, out, Bright(stumble))) == 8
-    found = rows(out)
+    assert exit_status(make_evaluator(folder, out, Bright(stumble))) == 8
+    found = report_rows(out)
     failed = {case: row["reason"] for case, row in found.items() if row["status"] == "failed"}
     assert set(failed) == {"broken", "unsaid", "mr/deep/a"}
     assert failed["unsaid"].startswith("NO_MODALITY: ")
@@ -124,14 +73,14 @@ def test_values_one_case_never_costs_the_others(folder: Path, tmp_path: Path) ->
 
     (folder / "broken.nii.gz").unlink()
     (folder / "unsaid.png").unlink()
-    assert status(evaluator(folder, out)) == 0
+    assert exit_status(make_evaluator(folder, out)) == 0
     assert not (out / "mr/deep/a.error.txt").exists()
 
 
 def test_values_image_outside_training_is_warned_of(folder: Path, volume: Any, tmp_path: Path) -> None:
     volume(spacing=(40.0, 40.0, 40.0)).save(folder / "mr" / "far.nii.gz")
-    assert status(evaluator(folder, tmp_path / "out")) == 0
-    warnings = {case: row["warnings"] for case, row in rows(tmp_path / "out").items()}
+    assert exit_status(make_evaluator(folder, tmp_path / "out")) == 0
+    warnings = {case: row["warnings"] for case, row in report_rows(tmp_path / "out").items()}
     assert "outside what the weights were trained on: slices of 400 x 480 mm" in warnings["mr/far"][0]
     assert warnings["mr/deep/a"] == []  # 48 x 50 mm
 
@@ -140,9 +89,13 @@ def test_values_failing_preview_keeps_the_mask(folder: Path, tmp_path: Path, mon
     def fail(*args: Any) -> None:
         raise RuntimeError("no fonts")
 
-    monkeypatch.setattr("esp_medsam_monai.engines.folder_evaluator.write_preview", fail)
-    assert status(evaluator(folder, tmp_path / "out", preview=True)) == 0
-    assert all("no fonts" in row["warnings"][-1] for row in rows(tmp_path / "out").values())
+    monkeypatch.setattr("esp_medsam_monai.engines.case_results.write_preview", fail)
+    assert exit_status(make_evaluator(folder, tmp_path / "out", preview=True)) == 0
+    assert all("no fonts" in row["warnings"][-1] for row in report_rows(tmp_path / "out").values())
+
+
+def visible(out: Path) -> set[str]:
+    return {path.name for path in out.rglob("*") if path.is_file() and path.parent.name != ".locks"}
 
 
 @pytest.mark.parametrize("how", ["ctrl-c", "sigterm"])
@@ -155,11 +108,75 @@ def test_values_interruption_keeps_report_and_leaves_no_halves(how: str, folder:
 
     before = signal.getsignal(signal.SIGTERM)
     out = tmp_path / "out"
-    assert status(evaluator(folder, out, Bright(interrupt))) == 130
-    assert list(rows(out)) == ["chest"]
+    assert exit_status(make_evaluator(folder, out, Bright(interrupt))) == 130
+    assert list(report_rows(out)) == ["chest"]
     assert json.loads((out / "report.json").read_text(encoding="utf-8"))["run"]["exit_status"] == 130
-    assert sorted(path.name for path in out.rglob("*") if path.is_file()) == ["chest_seg.png", "report.json"]
+    assert visible(out) == {"chest_seg.png", "chest_seg.json", "report.json", "report.csv", "report.html"}
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_values_signal_while_writing_waits_for_the_case(
+    number: int, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from esp_medsam_monai.engines import case_results
+
+    write = case_results.write_mask_sidecar
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        os.kill(os.getpid(), number)
+        return write(*args, **kwargs)
+
+    monkeypatch.setattr(case_results, "write_mask_sidecar", interrupted)
+    out = tmp_path / "out"
+    assert exit_status(make_evaluator(folder, out)) == 130
+    assert {case: row["status"] for case, row in report_rows(out).items()} == {"chest": "done"}
+    assert {"chest_seg.png", "chest_seg.json"} <= visible(out)
+    monkeypatch.undo()
+    assert exit_status(make_evaluator(folder, out)) == 0
+    assert [row["status"] for row in report_rows(out).values()] == ["skipped", "done", "done"]
+
+
+def test_bad_input_disk_full(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk fills while the second of three masks is written, and has room again afterwards."""
+    from esp_medsam_monai.io import writers
+
+    saved, calls = writers.nib.save, []
+
+    def full(image: Any, path: Any) -> None:
+        calls.append(path)
+        if len(calls) == 1:
+            Path(path).write_bytes(b"half of")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        saved(image, path)
+
+    monkeypatch.setattr(writers.nib, "save", full)
+    out = tmp_path / "out"
+    assert exit_status(make_evaluator(folder, out)) == 8
+    reasons = {case: row["reason"] for case, row in report_rows(out).items()}
+    assert reasons["mr/deep/a"].startswith("CANNOT_WRITE: ")
+    assert "No space left" in reasons["mr/deep/a"]
+    assert reasons["chest"] is reasons["mr/deep/b"] is None
+    assert not [name for name in visible(out) if name.startswith((".partial", "a_seg"))]
+
+
+def test_bad_input_output_dir_that_cannot_be_written(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("not a folder", encoding="utf-8")
+    assert exit_status(make_evaluator(folder, tmp_path / "file" / "out")) == 1
+    assert "file" in caplog.text
+
+
+def test_values_broken_remains_of_a_killed_run_go(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (out / "mr" / "deep").mkdir(parents=True)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    half = out / "mr" / "deep" / f".partial-{atomic._host()}-{dead.pid}-a_seg.nii.gz"
+    half.write_bytes(b"half")
+    assert exit_status(make_evaluator(folder, out)) == 0
+    assert not half.exists()
 
 
 @pytest.mark.parametrize(
@@ -168,7 +185,7 @@ def test_values_interruption_keeps_report_and_leaves_no_halves(how: str, folder:
         (None, "--dataset_dir"),
         ("nowhere", "does not exist"),
         ("empty", "nothing matched in"),
-        ("empty/notes.txt", "is a file"),
+        ("empty/notes.txt", "it is not NIfTI"),
         ("out", "both input and output"),
     ],
 )
@@ -176,13 +193,13 @@ def test_values_nothing_found(name: str | None, words: str, tmp_path: Path, capl
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "notes.txt").write_text("nothing", encoding="utf-8")
     (tmp_path / "out").mkdir()
-    assert status(evaluator(None if name is None else tmp_path / name, tmp_path / "out")) == 2
+    assert exit_status(make_evaluator(None if name is None else tmp_path / name, tmp_path / "out")) == 2
     assert words in caplog.text
-    assert rows(tmp_path / "out") == {}
+    assert report_rows(tmp_path / "out") == {}
 
 
 def test_bad_input_no_output_dir(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    assert status(evaluator(folder, None)) == 2
+    assert exit_status(make_evaluator(folder, None)) == 2
     assert "--output_dir" in caplog.text
 
 
@@ -197,29 +214,35 @@ def test_values_weights_are_loaded_and_noted(folder: Path, tmp_path: Path) -> No
     (tmp_path / "models").mkdir()
     torch.save({"scale": torch.full((1,), -1.0).half()}, tmp_path / "models" / "model.pt")
     out = tmp_path / "out"
-    assert status(evaluator(folder, out, network, val_handlers=[WeightsLoader(network, tmp_path)])) == 0
+    assert exit_status(make_evaluator(folder, out, network, val_handlers=[WeightsLoader(network, tmp_path)])) == 0
     assert network.scale.item() == -1
     run = json.loads((out / "report.json").read_text(encoding="utf-8"))["run"]
     assert run["weights"] == str(tmp_path / "models" / "model.pt")
     assert len(run["weights_sha256"]) == 64
 
 
-def test_bad_input_weights_that_do_not_fit_end_the_run(folder: Path, tmp_path: Path) -> None:
+def test_bad_input_weights_that_do_not_fit_end_the_run(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     network = Bright()
     torch.save({"other": torch.zeros(1)}, tmp_path / "other.pt")
-    made = evaluator(
+    made = make_evaluator(
         folder, tmp_path / "out", network, val_handlers=[WeightsLoader(network, "", tmp_path / "other.pt")]
     )
-    with pytest.raises(ValueError, match=r"other\.pt does not fit"):
-        made.run()
-    assert rows(tmp_path / "out") == {}
+    assert exit_status(made) == 1
+    assert "other.pt does not fit" in caplog.text
+    assert "Traceback" not in caplog.text
+    assert report_rows(tmp_path / "out") == {}
+    run = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))["run"]
+    assert run["exit_status"] == 1
+    assert "other.pt does not fit" in run["notes"][0]
 
 
 def test_values_results_inside_the_input_are_not_searched(folder: Path) -> None:
     out = folder / "results"
-    assert status(evaluator(folder, out)) == 0
-    assert status(evaluator(folder, out)) == 0
-    assert len(rows(out)) == 3
+    assert exit_status(make_evaluator(folder, out)) == 0
+    assert exit_status(make_evaluator(folder, out)) == 0
+    assert len(report_rows(out)) == 3
 
 
 @pytest.mark.parametrize(

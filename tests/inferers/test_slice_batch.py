@@ -9,6 +9,7 @@ import torch
 import torch.nn as nn
 from monai.data import MetaTensor, list_data_collate
 
+from esp_medsam_monai.errors import InputRefused
 from esp_medsam_monai.inferers import SliceBatchInferer
 from esp_medsam_monai.inferers.slice_batch import decide
 
@@ -177,3 +178,100 @@ def test_bad_input_constructor() -> None:
         SliceBatchInferer(batch_size=0)
     with pytest.raises(ValueError, match="should lie in 1"):
         SliceBatchInferer(label_values={"mr": {"grey": 300}})
+
+
+def test_values_constant_slices_are_background_and_not_run() -> None:
+    image = boxes(shape=(32, 32, 8), modality="mr")
+    image[..., 3] = 255.0  # bright, but constant: the network would call all of it white matter
+    image[..., 7] = 0.0
+    network = Bright()
+    found = SliceBatchInferer(image_size=32, batch_size=4)(batch(image), network).as_tensor()[0, 0]
+    assert sum(shape[0] for shape, _, _ in network.calls) == 6
+    assert not found[..., 3].any()
+    assert (found[2:10, 2:9, 2] > 0).all()
+
+
+def test_values_constant_colour_is_constant() -> None:
+    image = MetaTensor(torch.tensor([10.0, 200.0, 30.0]).reshape(3, 1, 1).expand(3, 9, 7), meta={"modality": "xray"})
+    network = Bright(thresholds=(5.0, 5.0))
+    inferer = SliceBatchInferer(image_size=32)
+    assert not inferer(batch(image), network).any()
+    assert network.calls == []
+    inferer.return_logits = True
+    logits = inferer(batch(image), network)
+    assert logits.shape == (1, 1, 9, 7)
+    assert (logits == -1e4).all()
+
+
+class Small(Bright):
+    """A network on a device that holds ``room`` slices; ``device`` is where ``to`` last moved it."""
+
+    def __init__(self, room: int, error: BaseException) -> None:
+        super().__init__()
+        self.room, self.error, self.moves = room, error, []
+
+    def forward(self, x, modality=None, **kwargs):
+        if len(x) > self.room:
+            raise self.error
+        return super().forward(x, modality, **kwargs)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    ],
+)
+def test_values_out_of_memory_halves_the_batch(error: BaseException) -> None:
+    image = boxes(shape=(32, 32, 8), modality="mr")
+    expected = SliceBatchInferer(image_size=32, batch_size=8)(batch(image), Bright())
+    inferer, network = SliceBatchInferer(image_size=32, batch_size=8), Small(2, error)
+    assert torch.equal(inferer(batch(image), network), expected)
+    assert [note.split(":")[0] for note in inferer.notes] == ["OUT_OF_MEMORY"] * 2
+    assert "8 slices at a time were too many" in inferer.notes[0]
+    assert inferer.batch_size == 2
+    assert torch.equal(inferer(batch(image), network), expected)
+    assert inferer.notes == []  # the batch stays small, and it has been said
+
+
+def test_bad_input_out_of_memory_is_refused_by_name() -> None:
+    image = boxes(shape=(32, 32, 8), modality="mr", filename_or_obj="in/large.nii.gz")
+    inferer = SliceBatchInferer(image_size=32, cpu_fallback=True)  # the network is on the CPU already
+    with pytest.raises(InputRefused, match=r"OUT_OF_MEMORY: one slice of in/large\.nii\.gz") as refused:
+        inferer(batch(image), Small(0, torch.OutOfMemoryError("out")))
+    assert refused.value.code == "OUT_OF_MEMORY"
+
+
+def test_bad_input_other_errors_pass() -> None:
+    with pytest.raises(RuntimeError, match="no such luck"):
+        SliceBatchInferer(image_size=32)(batch(boxes(modality="mr")), Small(0, RuntimeError("no such luck")))
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_values_cpu_fallback(allowed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a second device: what the inferer asks about the network's device is answered by the stand-in."""
+    network = Small(0, torch.OutOfMemoryError("out"))
+    place = [torch.device("cuda:0")]
+
+    def move(device) -> Small:
+        place[0] = torch.device(device)
+        network.room = 8 if place[0].type == "cpu" else 0
+        network.moves.append(place[0].type)
+        return network
+
+    monkeypatch.setattr(network, "to", move)
+    monkeypatch.setattr("esp_medsam_monai.inferers.slice_batch._device", lambda *_: place[0])
+    monkeypatch.setattr(torch.Tensor, "to", lambda x, *args, **kwargs: x.float())
+    image = boxes(shape=(32, 32, 8), modality="mr")
+    inferer = SliceBatchInferer(image_size=32, batch_size=1, cpu_fallback=allowed)
+    if not allowed:
+        with pytest.raises(InputRefused, match="OUT_OF_MEMORY"):
+            inferer(batch(image), network)
+        return
+    found = inferer(batch(image), network)
+    assert network.moves == ["cpu", "cuda"]  # for this image, and back for the next
+    assert "segmented on the CPU" in inferer.notes[0]
+    monkeypatch.undo()
+    assert torch.equal(found, SliceBatchInferer(image_size=32)(batch(image), Bright()))

@@ -1,0 +1,171 @@
+"""A second run does what is new, changed or broken, and nothing else."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from esp_medsam_monai.engines import WeightsLoader
+from tests.engines.folder_runs import Bright, exit_status, make_evaluator, report_rows
+
+CASES = {"chest", "mr/deep/a", "mr/deep/b"}
+
+
+def run(folder: Path, out: Path, network: Bright | None = None, **kwargs: Any) -> tuple[set[str], Bright]:
+    """Names of the cases that were done, not skipped, and the network that did them."""
+    network = network or Bright()
+    assert exit_status(make_evaluator(folder, out, network, **kwargs)) == 0
+    rows = report_rows(out)
+    assert set(rows) == CASES
+    assert {row["status"] for row in rows.values()} <= {"done", "skipped"}
+    return {case for case, row in rows.items() if row["status"] == "done"}, network
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*_seg.*")}
+
+
+def test_values_done_is_skipped_and_keeps_its_row(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert run(folder, out)[0] == CASES
+    first, files = report_rows(out), contents(out)
+    done, network = run(folder, out)
+    assert done == set()
+    assert network.calls == 0
+    second = report_rows(out)
+    for case in CASES:
+        assert second[case] == first[case] | {"status": "skipped"}
+    assert contents(out) == files
+    assert run(folder, out)[0] == set()  # what is skipped stays valid
+
+
+def test_values_other_weights(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for value, expected in ((1.0, CASES), (1.0, set()), (2.0, CASES)):
+        torch.save({"scale": torch.full((1,), value)}, tmp_path / "w.pt")
+        network = Bright()
+        handlers = [WeightsLoader(network, tmp_path, tmp_path / "w.pt")]
+        assert run(folder, out, network, val_handlers=handlers)[0] == expected
+
+
+def test_values_other_configuration_or_overwrite(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(folder, out, configuration={"axis": 0})
+    assert run(folder, out, configuration={"axis": 0})[0] == set()
+    assert run(folder, out, configuration={"axis": 1})[0] == CASES
+    assert run(folder, out, configuration={"axis": 1}, overwrite=True)[0] == CASES
+
+
+def test_values_other_input(folder: Path, volume: Any, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(folder, out)
+    volume(spacing=(4.0, 5.0, 6.0), seed=5).save(folder / "mr/deep/a.nii.gz")
+    assert run(folder, out)[0] == {"mr/deep/a"}
+    os.utime(folder / "chest.png", (1, 1))  # another time, the same content
+    assert run(folder, out)[0] == set()
+    (folder / "mr" / "modality.json").write_text('{"modality": "xray"}', encoding="utf-8")
+    assert run(folder, out)[0] == {"mr/deep/a", "mr/deep/b"}
+
+
+@pytest.mark.parametrize("damage", ["half", "empty", "gone", "shape", "type", "sidecar"])
+def test_values_broken_result_is_done_again(damage: str, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(folder, out)
+    files = contents(out)
+    mask = out / "mr/deep/a_seg.nii.gz"
+    if damage == "half":
+        mask.write_bytes(mask.read_bytes()[:-12])
+    elif damage == "empty":
+        mask.write_bytes(b"")
+    elif damage == "gone":
+        mask.unlink()
+    elif damage == "sidecar":
+        (out / "mr/deep/a_seg.json").unlink()
+    else:
+        labels = np.asanyarray(nib.load(mask).dataobj)
+        labels = labels[..., :-1] if damage == "shape" else labels.astype(np.int16)
+        nib.save(nib.Nifti1Image(labels, nib.load(mask).affine), mask)
+    assert run(folder, out)[0] == {"mr/deep/a"}
+    assert contents(out).keys() == files.keys()
+    assert gzip.decompress(contents(out)["mr/deep/a_seg.nii.gz"]) == gzip.decompress(files["mr/deep/a_seg.nii.gz"])
+
+
+def test_values_mask_corrected_by_hand_is_kept(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(folder, out)
+    mask = out / "mr/deep/a_seg.nii.gz"
+    image = nib.load(mask)
+    labels = np.asanyarray(image.dataobj).copy()
+    labels[0, 0] = 2
+    nib.save(nib.Nifti1Image(labels, image.affine), mask)
+    corrected = mask.read_bytes()
+    assert run(folder, out)[0] == set()
+    assert mask.read_bytes() == corrected
+
+
+def test_values_preview_that_is_now_wanted(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(folder, out)
+    assert run(folder, out, preview=True)[0] == CASES
+    assert run(folder, out, preview=True)[0] == set()
+
+
+def test_values_failed_case_is_tried_again_and_leaves_no_older_mask(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(folder, out)
+
+    def stumble(call: int) -> None:
+        raise RuntimeError("no such luck")
+
+    failing = make_evaluator(folder, out, Bright(stumble), configuration={"axis": 2})
+    assert exit_status(failing) == 8
+    assert {row["status"] for row in report_rows(out).values()} == {"failed"}
+    assert not list(out.rglob("*_seg*"))
+    assert run(folder, out, configuration={"axis": 2})[0] == CASES
+    assert not list(out.rglob("*.error.txt"))
+
+
+def test_values_report_cannot_delete_files_elsewhere(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(folder, out)
+    treasure = tmp_path / "treasure.nii.gz"
+    treasure.write_bytes(b"gold")
+    report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    for row in report["cases"]:
+        row |= {"output": "../treasure.nii.gz", "preview": str(treasure)}
+    (out / "report.json").write_text(json.dumps(report), encoding="utf-8")
+
+    def stumble(call: int) -> None:
+        raise RuntimeError("no such luck")
+
+    assert exit_status(make_evaluator(folder, out, Bright(stumble))) == 8
+    assert treasure.read_bytes() == b"gold"
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"run": {}, "cases": [{"case": 3}, 4, {"case": "chest"}]}'])
+def test_values_damaged_report_is_no_obstacle(content: str, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "report.json").write_text(content, encoding="utf-8")
+    assert run(folder, out)[0] == CASES
+
+
+def test_values_rows_of_cases_that_are_gone_go(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (folder / "extra.png").write_bytes((folder / "chest.png").read_bytes())
+    (folder / "extra.json").write_text('{"modality": "xray"}', encoding="utf-8")
+    assert exit_status(make_evaluator(folder, out)) == 0
+    report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    for row in report["cases"]:
+        row["finished"] = "2020-01-01T00:00:00+00:00"  # not by a run beside this one
+    (out / "report.json").write_text(json.dumps(report), encoding="utf-8")
+    (folder / "extra.png").unlink()
+    assert run(folder, out)[0] == set()

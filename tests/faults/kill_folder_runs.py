@@ -1,0 +1,92 @@
+"""Runs over a folder that are killed with SIGKILL at random moments; started by ``test_folder_killed.py``.
+
+A process of its own, which imports everything once and forks a child for every run: a kill then falls into the run, not
+into seconds of imports. ``python -m tests.faults.kill_folder_runs IN OUT TRIALS SEED`` prints what it saw as JSON.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+
+from tests.engines.folder_runs import exit_status, make_evaluator, report_rows
+
+
+def start(folder: Path, out: Path) -> int:
+    """Fork a run; in the child this never returns."""
+    child = os.fork()
+    if child == 0:
+        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115, PTH123 -- the child's own, for its whole life
+        os._exit(exit_status(make_evaluator(folder, out, preview=True)))
+    return child
+
+
+def ended(child: int, seconds: float) -> bool:
+    """Wait that long; whether the run ended by itself."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if os.waitpid(child, os.WNOHANG)[0]:
+            return True
+        time.sleep(0.002)
+    return False
+
+
+def bad_masks(out: Path, expected: Path) -> list[str]:
+    """Visible masks that are not whole or not right."""
+    bad = []
+    for path in out.rglob("*_seg.nii.gz"):
+        if path.name.startswith("."):
+            continue
+        name = str(path.relative_to(out))
+        try:
+            found = np.asanyarray(nib.load(path).dataobj)
+        except Exception as error:
+            bad.append(f"{name}: {error}")
+            continue
+        if not np.array_equal(found, np.asanyarray(nib.load(expected / name).dataobj)):
+            bad.append(f"{name}: other labels")
+    return bad
+
+
+def main(folder: Path, work: Path, trials: int, seed: int) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    chance = random.Random(seed)
+    calm = work / "calm"
+    began = time.monotonic()
+    child = start(folder, calm)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    whole = time.monotonic() - began
+    out, killed, bad = work / "killed", [], []
+    rounds = 0
+    while len(killed) < trials:
+        child = start(folder, out)
+        seconds = chance.uniform(0, whole)
+        if ended(child, seconds):
+            # Everything is done; begin anew, so that the next kill meets work.
+            out.rename(work / f"round{rounds}")
+            rounds += 1
+            continue
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        done = [case for case, row in report_rows(out).items() if row["status"] == "done"] if seen(out) else []
+        killed.append({"after": round(seconds, 3), "done": len(done)})
+        bad += bad_masks(out, calm)
+    final = exit_status(make_evaluator(folder, out, preview=True))
+    return {"calm": status, "seconds": whole, "killed": killed, "bad": bad, "final": final, "rounds": rounds}
+
+
+def seen(out: Path) -> bool:
+    return (out / "report.json").is_file()
+
+
+if __name__ == "__main__":
+    pass
