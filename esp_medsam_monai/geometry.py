@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-__all__ = ["SlicePlan", "resize", "slice_axis", "slice_plan"]
+__all__ = ["SlicePlan", "check_axis", "resize", "slice_axis", "slice_plan"]
 
 RIGHT_LEFT, POSTERIOR_ANTERIOR, INFERIOR_SUPERIOR = 0, 1, 2
 PLANES = {"sagittal": RIGHT_LEFT, "coronal": POSTERIOR_ANTERIOR, "axial": INFERIOR_SUPERIOR}
@@ -103,6 +103,16 @@ class SlicePlan:
         return tuple(axis for axis, flip in zip((2, 3), self.flips[-2:], strict=True) if flip)
 
 
+def check_axis(axis: int | str | None) -> None:
+    """Refuse what :func:`slice_axis` does not know.
+
+    Raises:
+        ValueError: when the axis is none of None, 0, 1, 2 and the names of planes.
+    """
+    if axis is not None and (axis not in PLANES if isinstance(axis, str) else int(axis) not in (0, 1, 2)):
+        raise ValueError(f"unknown slicing axis {axis!r}; use 0, 1, 2 or one of {sorted(PLANES)}.")
+
+
 def slice_axis(
     affine: Any, spatial_shape: Sequence[int], axis: int | str | None = None, stacking_axis: int | None = None
 ) -> int:
@@ -129,14 +139,12 @@ def slice_axis(
         return 2
     matrix = _linear_part(affine)
     anatomical = [anatomy for anatomy, _ in _orientation(matrix)]
+    check_axis(axis)
+    check_axis(stacking_axis)
     if isinstance(axis, str):
-        if axis not in PLANES:
-            raise ValueError(f"unknown slicing axis {axis!r}; use 0, 1, 2 or one of {sorted(PLANES)}.")
         return anatomical.index(PLANES[axis])
     for wanted in (axis, stacking_axis):
         if wanted is not None:
-            if int(wanted) not in (0, 1, 2):
-                raise ValueError(f"unknown slicing axis {wanted!r}; use 0, 1, 2 or one of {sorted(PLANES)}.")
             return int(wanted)
     # Several axes of size 1 leave the choice among them to the remaining rules.
     candidates = [i for i in range(3) if shape[i] == 1] or [0, 1, 2]

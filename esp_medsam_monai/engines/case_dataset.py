@@ -91,12 +91,12 @@ def _search(
 ) -> tuple[list[Case], list[str], str | None]:
     """Cases, ignored files, and the sentence to say when there are no cases."""
     if not dataset_dir:
-        return [], [], "no folder with images was given; add --dataset_dir FOLDER."
+        return [], [], "no folder with images was given; give IN (--dataset_dir FOLDER)."
     folder = Path(dataset_dir)
     if not folder.exists():
-        return [], [], f"{folder} does not exist; --dataset_dir takes a folder with images, or one file."
+        return [], [], f"{folder} does not exist; IN (--dataset_dir) takes a folder with images, or one file."
     if output_dir and Path(output_dir).resolve() == folder.resolve():
-        return [], [], f"{folder} is both input and output; give another --output_dir."
+        return [], [], f"{folder} is both input and output; give another OUT (--output_dir)."
     cases, ignored = find_cases(folder, Path(output_dir) if output_dir else None, series)
     if cases:
         return cases, ignored, None

@@ -1,9 +1,10 @@
-"""Best and last state of a training, written so that a crash leaves the file before it."""
+"""Best and last state of a training, written so that a kill at any moment leaves something to go on from."""
 
 from __future__ import annotations
 
 import logging
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ import torch
 import torch.nn as nn
 from ignite.engine import Engine, Events
 from monai.engines import Evaluator
+from monai.utils.misc import str2bool
 from torch.optim import Optimizer
+from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from esp_medsam_monai.checkpoints.safe import load_weights
-from esp_medsam_monai.io import atomic_path
+from esp_medsam_monai.io.atomic import atomic_path, remove_partials
 
-__all__ = ["TrainingCheckpoints", "check_output_dir"]
+__all__ = ["TrainingCheckpoints", "check_output_dir", "read_checkpoint"]
 
 _LOGGER = logging.getLogger(__name__)
 _COUNTERS = ("epoch", "iteration", "minutes")
@@ -36,24 +39,71 @@ def check_output_dir(output_dir: str | os.PathLike[str]) -> Path:
     return folder
 
 
-class TrainingCheckpoints:
-    """Handler: ``last.pt`` after every epoch, ``best.pt`` after every validation that beats all before.
+def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """State of a training, read without running anything that the file may hold.
 
-    ``last.pt`` holds network, optimizer and the trainer's counters, for going on; ``best.pt`` is a bare state
-    dict of tensors, as inference takes it with ``--ckpt``. Without validation images ``best.pt`` is the last state.
+    Args:
+        path: ``last.pt`` or ``previous.pt``.
+
+    Returns:
+        what :class:`TrainingCheckpoints` wrote; None, with a warning, when the file is damaged.
+
+    Raises:
+        ValueError: when the file is whole and names code to run: nothing of ours does.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if {"network", "optimizer", "best", *_COUNTERS} <= set(state):
+            return state
+        reason = "it is no state of a training"
+    except Exception as error:  # a damaged file can raise anything
+        _refuse_code(path)
+        reason = f"it is damaged ({type(error).__name__})"
+    _LOGGER.warning("%s cannot be used to go on from: %s.", path, reason)
+    return None
+
+
+def _refuse_code(path: str | os.PathLike[str]) -> None:
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        names = get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # damaged inside
+        return
+    if names:
+        raise ValueError(
+            f"{path} would run code when it is read ({', '.join(names)}), which no checkpoint of ours does. It was not "
+            "run. Find out where the file comes from; remove it to go on from the checkpoint before it."
+        )
+
+
+class TrainingCheckpoints:
+    """Handler: ``last.pt`` and ``previous.pt`` after every epoch, ``best.pt`` after every validation that beats all.
+
+    ``last.pt`` holds network, optimizer, best value and the trainer's counters, for going on; ``previous.pt`` is the
+    one before. ``best.pt`` is a bare state dict of tensors, as inference takes it with ``--ckpt``. Without validation
+    images ``best.pt`` is the last state.
+
+    A kill at any moment after the first epoch leaves a state to go on from: the new state is written under another
+    name, then ``last.pt`` becomes ``previous.pt`` and the new one ``last.pt``, and a resume takes the newest that
+    loads. ``best.pt`` comes after ``last.pt``, which says whether its own weights are the best: a resume then writes
+    ``best.pt`` anew. What other handlers write comes before, so that no part of an epoch that counts as done is
+    missing.
 
     Args:
         output_dir: folder of the run.
         network: network that is trained.
         optimizer: its optimizer.
         validator: evaluator whose key metric decides what is best.
-        resume: go on from ``last.pt``; it must be there.
+        resume: go on from ``last.pt`` or, if it is damaged or missing, from ``previous.pt``. A word will do: on a
+            command line ``--resume false`` arrives as text.
         ckpt: weights to start from, a bare state dict as in ``best.pt``; a resume takes precedence.
 
     Raises:
         FileExistsError: at the start, when the folder holds a training and ``resume`` is not set.
         FileNotFoundError: at the start, when there is nothing to resume from.
-        ValueError: at the start, when the folder is that of a bundle's weights.
+        ValueError: at the start, when neither checkpoint loads, one names code or does not fit the network, or the
+            folder is that of a bundle's weights.
     """
 
     def __init__(
@@ -62,7 +112,7 @@ class TrainingCheckpoints:
         network: nn.Module,
         optimizer: Optimizer,
         validator: Evaluator | None = None,
-        resume: bool = False,
+        resume: bool | str = False,
         ckpt: str | os.PathLike[str] | None = None,
     ) -> None:
         self.folder = Path(output_dir)
@@ -70,9 +120,11 @@ class TrainingCheckpoints:
         self.optimizer = optimizer
         loader: Any = getattr(validator, "data_loader", None)
         self.validator = validator if loader else None
-        self.resume = resume
+        self.resume = str2bool(resume)
         self.ckpt = ckpt
         self.best: float | None = None
+        self.best_epoch = 0
+        self._last_is_good = False
 
     @property
     def last_path(self) -> Path:
@@ -80,42 +132,68 @@ class TrainingCheckpoints:
         return self.folder / "last.pt"
 
     @property
+    def previous_path(self) -> Path:
+        """``previous.pt`` of the run."""
+        return self.folder / "previous.pt"
+
+    @property
     def best_path(self) -> Path:
         """``best.pt`` of the run."""
         return self.folder / "best.pt"
 
     def attach(self, engine: Engine) -> None:
-        """Register with a trainer, after the handler that validates."""
+        """Register with a trainer, before the handlers that need to know where it goes on."""
         engine.add_event_handler(Events.STARTED, self._load)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)
 
     def _weights(self) -> dict[str, torch.Tensor]:
         module = getattr(self.network, "module", self.network)
         return {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
 
     def _load(self, engine: Engine) -> None:
-        check_output_dir(self.folder)
-        if self.resume and not self.last_path.is_file():
-            raise FileNotFoundError(f"{self.last_path}: nothing to resume from; leave out --resume true.")
-        if not self.resume and self.last_path.is_file():
+        remove_partials(check_output_dir(self.folder))
+        if not engine.has_event_handler(self._save, Events.EPOCH_COMPLETED):
+            # Registered here, after all handlers of the trainer: it has to be the last to act.
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)
+        found = [path for path in (self.last_path, self.previous_path) if path.is_file()]
+        if self.resume:
+            self._go_on(engine, found)
+        elif found:
             raise FileExistsError(
                 f"{self.folder}: holds a training already. Go on with --resume true, or give another --output_dir."
             )
-        module = getattr(self.network, "module", self.network)
-        if self.resume:
-            state = torch.load(self.last_path, map_location="cpu", weights_only=True)
-            module.load_state_dict(state["network"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.best = state["best"]
-            for name in _COUNTERS:
-                setattr(engine.state, name, state[name])
-            sampler: Any = getattr(getattr(engine, "data_loader", None), "sampler", None)
-            if hasattr(sampler, "set_epoch"):
-                sampler.set_epoch(engine.state.epoch)
-            _LOGGER.info("%s: going on after epoch %d", self.last_path, engine.state.epoch)
         elif self.ckpt:
             load_weights(self.network, self.ckpt)
             _LOGGER.info("%s: weights to start from", self.ckpt)
+
+    def _go_on(self, engine: Engine, found: list[Path]) -> None:
+        if not found:
+            raise FileNotFoundError(f"{self.last_path}: nothing to resume from; leave out --resume true.")
+        for path in found:
+            if (state := read_checkpoint(path)) is not None:
+                break
+        else:
+            raise ValueError(
+                f"nothing to resume from: {' and '.join(map(str, found))} cannot be used. Start again in another "
+                f"--output_dir; --ckpt {self.best_path} starts from the best weights if that file is whole."
+            )
+        module = getattr(self.network, "module", self.network)
+        try:
+            module.load_state_dict(state["network"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"{path} does not fit: {error} A training goes on with the options that it began with."
+            ) from error
+        self._last_is_good = path == self.last_path
+        self.best, self.best_epoch = state["best"], state.get("best_epoch", 0)
+        for name in _COUNTERS:
+            setattr(engine.state, name, state[name])
+        sampler: Any = getattr(getattr(engine, "data_loader", None), "sampler", None)
+        if hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(state["epoch"])
+        if self.best_epoch == state["epoch"]:
+            _write(self.best_path, state["network"])
+        _LOGGER.info("%s: going on after epoch %d", path, state["epoch"])
 
     def _is_best(self) -> bool:
         if self.validator is None:
@@ -129,17 +207,23 @@ class TrainingCheckpoints:
 
     def _save(self, engine: Engine) -> None:
         weights = self._weights()
-        if self._is_best():
+        if is_best := self._is_best():
+            self.best_epoch = engine.state.epoch
+        state = {
+            "network": weights,
+            "optimizer": self.optimizer.state_dict(),
+            "best": self.best,
+            "best_epoch": self.best_epoch,
+            **{name: getattr(engine.state, name, 0) for name in _COUNTERS},
+        }
+        with atomic_path(self.last_path) as temporary:
+            torch.save(state, temporary)
+            # A damaged last.pt is replaced: previous.pt is then all there is.
+            if self._last_is_good:
+                self.last_path.replace(self.previous_path)
+        self._last_is_good = True
+        if is_best:
             _write(self.best_path, weights)
-        _write(
-            self.last_path,
-            {
-                "network": weights,
-                "optimizer": self.optimizer.state_dict(),
-                "best": self.best,
-                **{name: getattr(engine.state, name, 0) for name in _COUNTERS},
-            },
-        )
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

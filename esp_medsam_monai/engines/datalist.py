@@ -32,20 +32,24 @@ def _content(path: Path) -> dict[str, Any]:
     return content
 
 
-def _resolved(entry: Any, where: str, base: Path) -> dict[str, Any]:
+def _resolved(entry: Any, where: str, base: Path, check_files: bool) -> dict[str, Any]:
     if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) and entry[key] for key in _PATH_KEYS):
         raise ValueError(f"{where}: needs the paths 'image' and 'label', got {entry!r}.")
     files = {key: base / entry[key] for key in _PATH_KEYS}
     for key, path in files.items():
-        if not path.exists():
+        if check_files and not path.exists():
             raise FileNotFoundError(f"{where}: {key} {path} does not exist (relative paths start at {base}).")
     return {**entry, **{key: str(path) for key, path in files.items()}}
 
 
 def read_datalist(
-    path: str | PathLike[str] | None, section: str, dataset_dir: str | None = None, required: bool = True
+    path: str | PathLike[str] | None,
+    section: str,
+    dataset_dir: str | None = None,
+    required: bool = True,
+    check_files: bool = True,
 ) -> list[dict[str, Any]]:
-    """Entries of one section of a datalist, with every path absolute and known to exist.
+    """Entries of one section of a datalist, with every path absolute.
 
     The format is the Medical Segmentation Decathlon's: ``training``, ``validation`` and ``test`` are lists of
     ``{"image", "label", "modality", "domain" (optional)}``. Further keys of an entry are kept.
@@ -55,9 +59,11 @@ def read_datalist(
         section: ``training``, ``validation`` or ``test``.
         dataset_dir: folder that relative paths start from; None or empty: the folder of the file.
         required: a missing or empty section is an error; otherwise it gives no entries.
+        check_files: the first file that is missing is an error; otherwise they are left to a look at all of them, see
+            :class:`~esp_medsam_monai.engines.DatalistCheck`.
 
     Raises:
-        FileNotFoundError: when the datalist or a file that it names is missing.
+        FileNotFoundError: when the datalist, or with ``check_files`` a file that it names, is missing.
         ValueError: when there is no datalist, the file is none, the section is missing or empty, or an entry lacks
             ``image`` or ``label``.
     """
@@ -72,7 +78,7 @@ def read_datalist(
         filled = [name for name in SECTIONS if content.get(name)]
         raise ValueError(f"{path}: has nothing in {section!r}; it has entries in {filled or 'none of its sections'}.")
     base = Path(dataset_dir).resolve() if dataset_dir else path.resolve().parent
-    return [_resolved(entry, f"{path}: {section}[{i}]", base) for i, entry in enumerate(entries)]
+    return [_resolved(entry, f"{path}: {section}[{i}]", base, check_files) for i, entry in enumerate(entries)]
 
 
 def datalist_labels(path: str | PathLike[str] | None) -> dict[str, dict[str, int]] | None:

@@ -117,7 +117,7 @@ class FolderEvaluator(SupervisedEvaluator):
         """Process all cases. What went wrong is in the report and in the log; :meth:`finish` gives the exit status."""
         problem = self.cases.problem
         if self.output_dir is None:
-            problem = "no folder for the results was given; add --output_dir FOLDER."
+            problem = "no folder for the results was given; give OUT (--output_dir FOLDER)."
         if problem is not None:
             self.exit_status = NOTHING_FOUND
             _LOGGER.error(problem)

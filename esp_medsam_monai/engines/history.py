@@ -11,6 +11,7 @@ from typing import Any
 from ignite.engine import Engine, Events
 from monai.engines import Evaluator
 from monai.utils import CommonKeys
+from monai.utils.misc import str2bool
 
 from esp_medsam_monai.io import atomic_path
 
@@ -26,7 +27,7 @@ class TrainingHistory:
         output_dir: folder of the run.
         validator: evaluator whose metrics are recorded.
         metric: name of its key metric; ``<metric>_<modality>`` are recorded with it.
-        resume: keep the epochs before the one that training goes on from.
+        resume: keep the epochs that training goes on from, and drop those that it does again.
     """
 
     def __init__(
@@ -34,15 +35,20 @@ class TrainingHistory:
         output_dir: str | os.PathLike[str],
         validator: Evaluator | None = None,
         metric: str = "val_dice",
-        resume: bool = False,
+        resume: bool | str = False,
     ) -> None:
         self.folder = Path(output_dir)
         self.validator = validator
         self.metric = metric
-        self.resume = resume
+        self.resume = str2bool(resume)
         self.epochs: list[dict[str, Any]] = []
         self._losses: list[float] = []
         self._scores: dict[str, float] = {}
+
+    @property
+    def path(self) -> Path:
+        """``history.json`` of the run."""
+        return self.folder / "history.json"
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer, after the handlers that validate and load."""
@@ -53,9 +59,9 @@ class TrainingHistory:
             self.validator.add_event_handler(Events.COMPLETED, self._validation)
 
     def _started(self, engine: Engine) -> None:
-        path = self.folder / "history.json"
-        if self.resume and path.is_file():
-            self.epochs = json.loads(path.read_text(encoding="utf-8"))[: engine.state.epoch]
+        if self.resume:
+            self.epochs = [row for row in _read(self.path) if row["epoch"] <= engine.state.epoch]
+            self._write()
 
     def _iteration(self, engine: Engine) -> None:
         state: Any = engine.state
@@ -79,9 +85,7 @@ class TrainingHistory:
             row["dice"] = self._scores
         self._losses, self._scores = [], {}
         self.epochs.append(row)
-        with atomic_path(self.folder / "history.json") as temporary:
-            temporary.write_text(json.dumps(self.epochs, indent=1) + "\n", encoding="utf-8")
-        draw_history(self.epochs, self.folder / "curve.png")
+        self._write()
         scores = row.get("dice", {})
         text = f"  Dice {scores['mean']:.3f} (" if scores else ""
         text += ", ".join(f"{name} {value:.3f}" for name, value in sorted(scores.items()) if name != "mean")
@@ -93,6 +97,21 @@ class TrainingHistory:
             row["seconds"],
             f"{text})" if scores else "",
         )
+
+    def _write(self) -> None:
+        with atomic_path(self.path) as temporary:
+            temporary.write_text(json.dumps(self.epochs, indent=1) + "\n", encoding="utf-8")
+        draw_history(self.epochs, self.folder / "curve.png")
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    """Rows of a history; none, with a warning, when somebody broke or removed the file, which costs no training."""
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        return [dict(row) for row in rows if row["epoch"] > 0]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        _LOGGER.warning("%s cannot be read (%s); the history begins anew.", path, type(error).__name__)
+        return []
 
 
 def draw_history(epochs: list[dict[str, Any]], path: Path) -> None:

@@ -5,10 +5,33 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch.utils.data import Sampler
 
-__all__ = ["BalancedModalitySampler"]
+__all__ = ["BalancedModalitySampler", "SeededIndex"]
+
+
+class SeededIndex(int):
+    """Index of an image, with the seed of the random changes that it gets this time.
+
+    The seed travels with the index, because workers that live on from epoch to epoch have random states of their own,
+    which no checkpoint can hold.
+
+    Args:
+        index: index in the dataset.
+        seed: 0 to 2^32 - 1.
+    """
+
+    seed: int
+
+    def __new__(cls, index: int, seed: int) -> SeededIndex:
+        self = super().__new__(cls, index)
+        self.seed = seed
+        return self
+
+    def __getnewargs__(self) -> tuple[int, int]:  # type: ignore[override]
+        return int(self), self.seed
 
 
 class _HasModalities(Protocol):
@@ -19,7 +42,9 @@ class BalancedModalitySampler(Sampler[int]):
     """Draws every modality equally often in an epoch, and spreads each evenly over the epoch.
 
     Within a modality all images are seen once before any is seen again, also across epochs: a set of 30 images is
-    repeated, a set of 500 is walked through in several epochs. The order depends on seed and epoch alone.
+    repeated, a set of 500 is walked through in several epochs. The order depends on seed and epoch alone, and the seed
+    of each :class:`SeededIndex` on these and the place in the epoch: a resumed training sees what an undisturbed one
+    does, with any number of workers.
 
     Args:
         dataset: has ``modalities``, the modality of each of its entries.
@@ -88,8 +113,10 @@ class BalancedModalitySampler(Sampler[int]):
             drawn = self._draw(modality, starts[modality], ends[modality])
             jitter = torch.rand(len(drawn), generator=generator).tolist()
             places.extend(((i + jitter[i]) / len(drawn), index) for i, index in enumerate(drawn))
+        order = [index for _, index in sorted(places)]
+        seeds = np.random.SeedSequence([self.seed % 2**32, self.epoch]).generate_state(len(order)).tolist()
         self.epoch += 1
-        return iter([index for _, index in sorted(places)])
+        return iter([SeededIndex(index, seed) for index, seed in zip(order, seeds, strict=True)])
 
     def __len__(self) -> int:
         return self.num_samples

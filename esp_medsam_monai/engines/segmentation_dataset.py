@@ -11,6 +11,7 @@ from monai.data import CacheDataset, MetaTensor
 from monai.transforms import Compose
 
 from esp_medsam_monai.engines.datalist import read_datalist
+from esp_medsam_monai.engines.sampler import SeededIndex
 
 __all__ = ["SegmentationDataset"]
 
@@ -19,7 +20,7 @@ class SegmentationDataset(CacheDataset):
     """Images with labels, from a list of entries or from a section of a datalist.
 
     What comes before the first random transform is computed once per entry, when it is first asked for (training
-    starts at once); the rest is computed every time.
+    starts at once); the rest is computed every time. A :class:`SeededIndex` sets the random state of the transforms.
 
     Args:
         data: entries with ``image`` and ``label``, optionally ``modality`` and ``domain``. MONAI Label puts its own
@@ -51,11 +52,13 @@ class SegmentationDataset(CacheDataset):
     ) -> None:
         entries = [dict(entry) for entry in data]
         if not entries and datalist:
-            entries = read_datalist(datalist, section, dataset_dir, required)
+            entries = read_datalist(datalist, section, dataset_dir, required, check_files=False)
         self.modalities = tuple(str(entry.get("modality") or modality or "") for entry in entries)
         super().__init__(entries, transform or Compose([]), cache_rate=cache_rate, runtime_cache="threads")
 
     def _transform(self, index: int) -> dict[str, Any]:
+        if isinstance(index, SeededIndex):
+            self.transform.set_random_state(seed=index.seed)
         item = super()._transform(index)
         image, label = item["image"], item["label"]
         routed = image.meta.get("modality") if isinstance(image, MetaTensor) else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from monai.engines import IterationEvents, SupervisedTrainer
 from monai.utils import CommonKeys
@@ -42,13 +43,21 @@ class TrainingStep:
         precision: ``"bf16"`` runs the network in bfloat16 where autocast deems it safe (the loss stays in float32);
             ``"fp32"`` does not.
         max_grad_norm: the gradient's norm is cut at this value; None leaves it.
+        seed: what is random in the network (dropout) depends in each step on this and the number of the iteration
+            alone, so that a resumed training repeats an undisturbed one; None leaves torch's random state as it is.
     """
 
-    def __init__(self, precision: Literal["fp32", "bf16"] = "fp32", max_grad_norm: float | None = 1.0) -> None:
+    def __init__(
+        self,
+        precision: Literal["fp32", "bf16"] = "fp32",
+        max_grad_norm: float | None = 1.0,
+        seed: int | None = None,
+    ) -> None:
         if precision not in ("fp32", "bf16"):
             raise ValueError(f"precision should be 'fp32' or 'bf16', got {precision!r}.")
         self.precision = precision
         self.max_grad_norm = max_grad_norm
+        self.seed = seed
 
     def __call__(self, engine: SupervisedTrainer, batchdata: Mapping[str, Any]) -> dict[str, Any]:
         """Train on one batch.
@@ -60,6 +69,9 @@ class TrainingStep:
             FloatingPointError: when the loss is not finite; the weights are still those of the step before.
         """
         device = torch.device(engine.state.device)
+        if self.seed is not None:
+            state = np.random.SeedSequence([self.seed % 2**32, engine.state.iteration]).generate_state(1)
+            torch.manual_seed(int(state[0]))
         image, label, names, kwargs = engine.prepare_batch(batchdata, device, engine.non_blocking, **engine.to_kwargs)
         engine.network.train()
         engine.optimizer.zero_grad(set_to_none=True)

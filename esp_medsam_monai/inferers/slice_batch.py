@@ -14,7 +14,7 @@ from monai.utils import str2bool
 from tqdm import tqdm
 
 from esp_medsam_monai.errors import InputRefused
-from esp_medsam_monai.geometry import SlicePlan, resize, slice_plan
+from esp_medsam_monai.geometry import SlicePlan, check_axis, resize, slice_plan
 from esp_medsam_monai.modalities import label_values as label_table
 from esp_medsam_monai.networks.esp_medsam import ABSENT_LOGIT
 
@@ -55,7 +55,7 @@ class SliceBatchInferer(Inferer):
         notes: sentences on what the last call had to do about memory, empty as a rule.
 
     Raises:
-        ValueError: when ``batch_size`` or a label value is out of range.
+        ValueError: when ``batch_size`` or a label value is out of range, or there is no such axis.
     """
 
     def __init__(
@@ -72,6 +72,7 @@ class SliceBatchInferer(Inferer):
         super().__init__()
         if batch_size < 1:
             raise ValueError(f"batch_size should be at least 1, got {batch_size}.")
+        check_axis(axis)
         for modality, values in (label_values or {}).items():
             if not all(1 <= value <= 255 for value in values.values()):
                 raise ValueError(f"label values of {modality} should lie in 1..255, got {dict(values)}.")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
+
+from monai.utils import str2bool
 
 __all__ = ["ReadingRules"]
 
@@ -38,8 +41,18 @@ class ReadingRules:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name.startswith("allow_") and not isinstance(value, bool):
-                raise ValueError(f"{field.name} should be true or false, got {value!r}.")
+            if field.name.startswith("allow_"):
+                # MONAI's command line hands over texts.
+                object.__setattr__(self, field.name, _switch(field.name, value))
         limit = self.non_finite_limit
         if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not 0 <= limit <= 1:
             raise ValueError(f"non_finite_limit should be a share from 0 to 1, got {limit!r}.")
+
+
+def _switch(name: str, value: Any) -> bool:
+    if not isinstance(value, (bool, str)):
+        raise ValueError(f"{name} should be true or false, got {value!r}.")
+    try:
+        return bool(str2bool(value))
+    except ValueError as error:
+        raise ValueError(f"{name} should be true or false, got {value!r}.") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -78,7 +79,7 @@ def trained(bundle: Path, datalist: Path, tmp_path_factory: pytest.TempPathFacto
 
 def test_a_run_leaves_weights_history_picture_and_tensorboard(trained: Path) -> None:
     names = {path.name.split(".")[0] if "tfevents" in path.name else path.name for path in trained.iterdir()}
-    assert names == {"best.pt", "last.pt", "history.json", "curve.png", "events"}
+    assert names == {"best.pt", "last.pt", "history.json", "curve.png", "events", "data_check.csv", "data_check.json"}
     (row,) = json.loads((trained / "history.json").read_text())
     assert row["epoch"] == 1 and np.isfinite(row["loss"])
     assert set(row["dice"]) == {"mean", "dermoscopy", "xray"}
@@ -112,15 +113,55 @@ def test_training_without_validation_images_keeps_its_weights(bundle: Path, data
     assert all(torch.equal(value, last["network"][key]) for key, value in best.items())
 
 
-def test_nothing_to_train_on_is_said(bundle: Path, tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError) as caught:
+def test_nothing_to_train_on_is_said(bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(SystemExit, match="8"):
         train(bundle, output_dir=str(tmp_path / "run"))
+    assert "--datalist LIST.json" in caplog.text
+    with pytest.raises(RuntimeError) as caught:
+        train(bundle, output_dir=str(tmp_path / "run"), check_data=False)
     causes = []
     error: BaseException | None = caught.value
     while error is not None:
         causes.append(str(error))
         error = error.__cause__
     assert "--datalist LIST.json" in causes[-1]
+
+
+@pytest.fixture
+def broken(datalist: Path) -> Path:
+    """A datalist with a missing image, a truncated one and a label of another size among good ones, in each section."""
+    content = json.loads(datalist.read_text())
+    folder = datalist.parent
+    (folder / "cut.png").write_bytes((folder / "0.png").read_bytes()[:-40])
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(folder / "small_seg.png")
+    bad = [
+        {**content["test"][0], "image": "gone.png"},
+        {**content["test"][0], "image": "cut.png"},
+        {**content["test"][1], "label": "small_seg.png"},
+    ]
+    for name in ("training", "test"):
+        content[name] = [bad[0], content[name][0], bad[1], content[name][1], bad[2]]
+    (folder / "broken.json").write_text(json.dumps(content))
+    return folder / "broken.json"
+
+
+def test_broken_data_end_a_training_before_its_first_step(bundle: Path, broken: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="8"):
+        train(bundle, datalist=str(broken), output_dir=str(tmp_path / "run"))
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"data_check.csv", "data_check.json"}
+    with (tmp_path / "run" / "data_check.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["level"] == "error"]
+    assert [(row["section"], row["code"], Path(row["image"]).name) for row in rows] == [
+        ("training", "NOT_FOUND", "gone.png"),
+        ("training", "TRUNCATED", "cut.png"),
+        ("training", "LABEL_SHAPE", "1.png"),
+    ]
+
+
+def test_check_only_ends_before_the_first_step(bundle: Path, datalist: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        train(bundle, datalist=str(datalist), output_dir=str(tmp_path / "run"), check_only=True)
+    assert not list(tmp_path.rglob("*.pt"))
 
 
 def test_the_config_has_what_monai_asks_of_a_training(bundle: Path, tmp_path: Path) -> None:
@@ -167,6 +208,34 @@ def test_evaluation_needs_test_alone_and_measures_the_weights_it_is_given(
     assert all(entry["n"] + entry["both_empty"] == 2 for targets in metrics.values() for entry in targets.values())
     assert len((tmp_path / "out" / "cases.csv").read_text().splitlines()) == 5
     assert set(json.loads((tmp_path / "out" / "metrics_by_domain.json").read_text())) == {"set0", "set1"}
+
+
+def test_evaluation_goes_on_over_broken_cases(
+    trained: Path, bundle: Path, datalist: Path, broken: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(SystemExit, match="8"):
+        evaluate(bundle, broken, tmp_path / "out", ckpt=str(trained / "best.pt"))
+    with (tmp_path / "out" / "cases.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["case"], row["target"], row["reason"].partition(":")[0]) for row in rows] == [
+        ("0", "lesion", ""),
+        ("1", "lung", ""),
+        ("gone", "", "NOT_FOUND"),
+        ("cut", "", "TRUNCATED"),
+        ("1", "", "LABEL_SHAPE"),
+    ]
+    assert "3 of 5 cases failed" in caplog.text
+    good = datalist.parent / "good.json"
+    good.write_text(json.dumps({"test": json.loads(datalist.read_text())["test"][:2]}))
+    expected = evaluate(bundle, good, tmp_path / "good", ckpt=str(trained / "best.pt"))
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == expected
+
+
+def test_check_only_looks_at_the_test_section_of_an_evaluation(bundle: Path, broken: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="8"):
+        evaluate(bundle, broken, tmp_path / "out", check_only=True)
+    assert not (tmp_path / "out" / "metrics.json").exists()
+    assert "cut.png" in (tmp_path / "out" / "data_check.csv").read_text()
 
 
 def test_evaluation_takes_the_bundles_weights_by_default(

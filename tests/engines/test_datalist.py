@@ -74,6 +74,12 @@ def test_a_broken_entry_is_named(listed: Path, content: object, error: type[Exce
         read_datalist(save(listed, content), "training")
 
 
+def test_missing_files_can_be_left_to_a_look_at_all_of_them(listed: Path, tmp_path: Path) -> None:
+    entry = {"image": "a/z.png", "label": "a/y.png"}
+    (found,) = read_datalist(save(listed, {"training": [entry]}), "training", check_files=False)
+    assert found["image"] == str(tmp_path / "a" / "z.png")
+
+
 def test_no_list_and_no_json_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no datalist is given"):
         read_datalist(None, "training")

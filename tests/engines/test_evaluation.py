@@ -13,7 +13,15 @@ import torch
 from monai.data import DataLoader, MetaTensor
 from monai.engines import SupervisedEvaluator
 
-from esp_medsam_monai.engines import EvaluationTables, dice_rows, prepare_case, summarize
+from esp_medsam_monai.engines import (
+    EvaluationDataset,
+    EvaluationStep,
+    EvaluationTables,
+    dice_rows,
+    prepare_case,
+    summarize,
+)
+from esp_medsam_monai.errors import InputRefused
 
 MODALITIES = {"xray": ["lung"], "mr": ["front", "back"]}
 
@@ -72,15 +80,17 @@ def test_files_hold_every_case_in_the_agreed_shape(tmp_path: Path) -> None:
         case("p.v1/brain.one.nii.gz", "mr", [2, 2, 3, 0], [2, 2, 3, 3], "hospital"),
         case("p.v1/chest.png", "xray", [1, 0, 0, 0], [1, 1, 0, 0]),
     ]
+    tables = EvaluationTables(tmp_path / "out", MODALITIES)
     SupervisedEvaluator(
         torch.device("cpu"),
         DataLoader(cases, batch_size=1),
         torch.nn.Identity(),
         prepare_batch=prepare_case,
         inferer=Perfect(),
-        val_handlers=[EvaluationTables(tmp_path / "out", MODALITIES)],
+        val_handlers=[tables],
         decollate=False,
     ).run()
+    tables.finish()  # nothing failed, so nothing is raised
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert {m: {t: (entry["dice"], entry["n"]) for t, entry in targets.items()} for m, targets in metrics.items()} == {
         "mr": {"front": (1.0, 1), "back": (pytest.approx(2 / 3), 1)},
@@ -94,3 +104,49 @@ def test_files_hold_every_case_in_the_agreed_shape(tmp_path: Path) -> None:
         ("brain.one", "mr", "hospital", "back", "2"),
         ("chest", "xray", "", "lung", "2"),
     ]
+
+
+class Choosy(Perfect):
+    """An inferer that fails on large values."""
+
+    def __call__(self, inputs: torch.Tensor, network: Any) -> torch.Tensor:
+        if int(inputs.max()) > 100:
+            raise MemoryError("too much of it")
+        return inputs
+
+
+def test_cases_that_cannot_be_read_or_segmented_are_listed_and_stop_no_other(tmp_path: Path) -> None:
+    def load(entry: dict[str, Any]) -> dict[str, Any]:
+        if entry["image"] == "bad.png":
+            raise InputRefused("TRUNCATED", "bad.png is cut off.")
+        return case(entry["image"], "xray", [entry["value"], 0], [1, 0], entry.get("domain", ""))
+
+    entries = [
+        {"image": "bad.png", "modality": "xray", "domain": "here"},
+        {"image": "large.png", "value": 200, "domain": "here"},
+        {"image": "good.png", "value": 1, "domain": "here"},
+    ]
+    tables = EvaluationTables(tmp_path, MODALITIES)
+    SupervisedEvaluator(
+        torch.device("cpu"),
+        DataLoader(EvaluationDataset(entries, load), batch_size=1),
+        torch.nn.Identity(),
+        prepare_batch=prepare_case,
+        iteration_update=EvaluationStep(),
+        inferer=Choosy(),
+        val_handlers=[tables],
+        decollate=False,
+    ).run()
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert set(metrics) == {"xray"} and metrics["xray"]["lung"]["n"] == 1 and metrics["xray"]["lung"]["dice"] == 1.0
+    with (tmp_path / "cases.csv").open() as file:
+        rows = [
+            (row["case"], row["modality"], row["domain"], row["dice"], row["reason"]) for row in csv.DictReader(file)
+        ]
+    assert rows == [
+        ("good", "xray", "here", "1.0", ""),
+        ("bad", "xray", "here", "", "TRUNCATED: bad.png is cut off."),
+        ("large", "xray", "here", "", "INTERNAL_ERROR: MemoryError: too much of it"),
+    ]
+    with pytest.raises(SystemExit, match="8"):
+        tables.finish()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
 from collections import Counter
 from types import SimpleNamespace
 
 import pytest
 
-from esp_medsam_monai.engines import BalancedModalitySampler
+from esp_medsam_monai.engines import BalancedModalitySampler, SeededIndex
 
 SIZES = {"small": 3, "middle": 20, "large": 200}
 
@@ -54,6 +55,18 @@ def test_order_depends_on_seed_and_epoch_alone() -> None:
     second.set_epoch(2)
     assert list(second) == epochs[2]
     assert list(BalancedModalitySampler(dataset(), 30, seed=6)) != epochs[0]
+
+
+def test_seeds_travel_with_the_indices_to_the_workers() -> None:
+    sampler = BalancedModalitySampler(dataset(), 60, seed=5)
+    first, second = list(sampler), list(sampler)
+    seeds = [index.seed for index in (*first, *second) if isinstance(index, SeededIndex)]
+    assert len(set(seeds)) == 120, "the same image should not change in the same way twice"
+    copies = pickle.loads(pickle.dumps(second))
+    assert [(int(index), index.seed) for index in copies] == [(int(index), index.seed) for index in second]
+    resumed = BalancedModalitySampler(dataset(), 60, seed=5)
+    resumed.set_epoch(1)
+    assert [index.seed for index in resumed] == seeds[60:]
 
 
 def test_weights_change_shares_and_zero_leaves_out() -> None:

@@ -1,4 +1,4 @@
-"""Training step, schedule, validation metric, checkpoints and history, with a network of one layer."""
+"""Training step, schedule, validation metric and dataset, with a network of one layer."""
 
 from __future__ import annotations
 
@@ -12,95 +12,18 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from ignite.engine import Events
 from monai.data import MetaTensor
-from monai.engines import SupervisedEvaluator, SupervisedTrainer
-from monai.transforms import Compose, Lambdad, RandLambdad
+from monai.transforms import Compose, Lambdad, RandGaussianNoised, RandLambdad
 
 from esp_medsam_monai.engines import (
     BalancedModalitySampler,
-    LastEpochValidationHandler,
     ModalityDice,
     SegmentationDataset,
-    TrainingCheckpoints,
-    TrainingHistory,
     TrainingSchedule,
-    TrainingStep,
     cached_loader,
-    prepare_batch,
     step_loss,
 )
-
-MODALITIES = {"xray": ["lung"], "mr": ["front", "back"]}
-
-
-class OneLayer(torch.nn.Module):
-    """Logits of a 1x1 convolution, two channels; notes the modalities it was given."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.conv = torch.nn.Conv2d(3, 2, 1)
-        self.seen: list[Any] = []
-
-    def forward(self, x: torch.Tensor, modality: Any = None, return_features: bool = False) -> Any:
-        self.seen.append(modality)
-        logits = self.conv(x)
-        return {"logits": logits} if return_features else logits
-
-
-class Items(torch.utils.data.Dataset):
-    """Bright left halves; value 1 (xray) or 2 and 3 (mr)."""
-
-    modalities = ("xray", "mr", "xray", "mr")
-
-    def __len__(self) -> int:
-        return 4
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        label = torch.zeros(1, 8, 8, dtype=torch.uint8)
-        label[:, :, :4] = 1 if index % 2 == 0 else 2
-        return {"image": (label > 0).float().expand(3, -1, -1), "label": label, "modality": self.modalities[index]}
-
-
-def loss(features: dict[str, torch.Tensor], label: torch.Tensor, modality: list[str]) -> torch.Tensor:
-    assert len(modality) == len(label)
-    return torch.nn.functional.binary_cross_entropy_with_logits(features["logits"][:, :1], (label > 0).float())
-
-
-def make(folder: Path | None, epochs: int = 2, resume: bool = False, interval: int = 1, **options: Any) -> Any:
-    """A trainer with a validator; with checkpoints and history when there is a folder."""
-    network, sampler = OneLayer(), BalancedModalitySampler(Items(), 8)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=0.5)
-    schedule = TrainingSchedule(optimizer, warmup_iterations=2, max_minutes=options.pop("max_minutes", None))
-    validator = SupervisedEvaluator(
-        torch.device("cpu"),
-        cached_loader(Items(), 2),
-        network,
-        prepare_batch=prepare_batch,
-        key_val_metric={"val_dice": ModalityDice(MODALITIES)},
-        decollate=False,
-    )
-    handlers: list[Any] = [schedule, LastEpochValidationHandler(interval, validator)]
-    if folder is not None:
-        handlers += [
-            TrainingCheckpoints(folder, network, optimizer, validator, resume, options.pop("ckpt", None)),
-            TrainingHistory(folder, validator, resume=resume),
-        ]
-    trainer = SupervisedTrainer(
-        torch.device("cpu"),
-        epochs,
-        cached_loader(Items(), 4, sampler),
-        network,
-        optimizer,
-        options.pop("loss", loss),
-        prepare_batch=prepare_batch,
-        iteration_update=TrainingStep(**options),
-        train_handlers=handlers,
-        decollate=False,
-    )
-    trainer.validator = validator
-    return trainer
+from tests.engines.small_training import MODALITIES, loss, make
 
 
 def test_modalities_reach_the_network_and_weights_learn() -> None:
@@ -179,69 +102,15 @@ def test_validation_is_the_mean_over_modalities_of_targets_of_images() -> None:
     assert state.metrics == pytest.approx({"val_dice": 0.375, "val_dice_xray": 0.75, "val_dice_mr": 0.0})
 
 
-def test_best_is_a_bare_state_dict_and_last_goes_on(tmp_path: Path) -> None:
-    whole = make(tmp_path / "whole", epochs=4)
-    whole.run()
-    first = make(tmp_path / "parts", epochs=4)
-    first.add_event_handler(
-        Events.EPOCH_COMPLETED, lambda engine: engine.terminate() if engine.state.epoch == 2 else None
-    )
-    first.run()
-    best = torch.load(tmp_path / "parts" / "best.pt", weights_only=True)
-    assert {key: type(value) for key, value in best.items()} == {
-        "conv.weight": torch.Tensor,
-        "conv.bias": torch.Tensor,
-    }
-    before = torch.load(tmp_path / "parts" / "last.pt", weights_only=True)["minutes"]
-    second = make(tmp_path / "parts", epochs=4, resume=True)
-    second.run()
-    assert second.state.minutes > before > 0
-    assert second.state.epoch == 4 and second.state.iteration == whole.state.iteration == 8
-    # Same optimizer state, same learning rates, same order of images: the same weights.
-    torch.testing.assert_close(second.network.state_dict(), whole.network.state_dict(), rtol=0, atol=0)
-    rows = [json.loads((tmp_path / name / "history.json").read_text()) for name in ("whole", "parts")]
-    assert [[row["epoch"] for row in part] for part in rows] == [[1, 2, 3, 4]] * 2
-    assert [row["loss"] for row in rows[0]] == [row["loss"] for row in rows[1]]
-    assert (tmp_path / "parts" / "curve.png").read_bytes()[:4] == b"\x89PNG"
-    assert not list(tmp_path.rglob("*.part*")) and not list(tmp_path.rglob(".partial*"))
-
-
-def test_best_keeps_the_best_and_not_the_last(tmp_path: Path) -> None:
-    trainer = make(tmp_path, epochs=3)
-    scores, kept = iter([0.2, 0.9, 0.5]), []
-    trainer.validator.add_event_handler(
-        Events.COMPLETED, lambda engine: engine.state.metrics.update(val_dice=next(scores))
-    )
-    trainer.add_event_handler(
-        Events.EPOCH_COMPLETED, lambda engine: kept.append(engine.network.conv.bias.detach().clone())
-    )
-    trainer.run()
-    assert torch.equal(torch.load(tmp_path / "best.pt", weights_only=True)["conv.bias"], kept[1])
-    assert torch.equal(torch.load(tmp_path / "last.pt", weights_only=True)["network"]["conv.bias"], kept[2])
-
-
-def test_training_starts_from_given_weights(tmp_path: Path) -> None:
-    weights = {key: torch.full_like(value, 0.25) for key, value in OneLayer().state_dict().items()}
-    torch.save(weights, tmp_path / "start.pt")
-    trainer = make(tmp_path / "run", epochs=1, ckpt=tmp_path / "start.pt")
-    seen = []
-    trainer.add_event_handler(
-        Events.EPOCH_STARTED, lambda engine: seen.append(engine.network.conv.bias.detach().clone())
-    )
-    trainer.run()
-    assert torch.equal(seen[0], weights["conv.bias"])
-
-
-def test_shipped_weights_and_former_runs_are_never_overwritten(tmp_path: Path) -> None:
-    (tmp_path / "bundle" / "configs").mkdir(parents=True)
-    (tmp_path / "bundle" / "configs" / "metadata.json").write_text("{}")
-    with pytest.raises(ValueError, match="holds the weights of a bundle"):
-        make(tmp_path / "bundle" / "models").run()
-    with pytest.raises(FileNotFoundError, match="nothing to resume from"):
-        make(tmp_path / "run", resume=True).run()
-    make(tmp_path / "run", epochs=1).run()
-    with pytest.raises(FileExistsError, match="holds a training already"):
-        make(tmp_path / "run").run()
+def test_what_is_random_in_the_network_depends_on_seed_and_iteration_alone() -> None:
+    biases = []
+    for start, seed in ((1, 5), (2, 5), (1, 6)):
+        trainer = make(None, epochs=1, seed=seed)
+        trainer.network.conv.register_forward_pre_hook(lambda module, x: torch.nn.functional.dropout(x[0], 0.5))
+        torch.manual_seed(start)
+        trainer.run()
+        biases.append(trainer.network.conv.bias.detach().clone())
+    assert torch.equal(biases[0], biases[1]) and not torch.equal(biases[0], biases[2])
 
 
 def test_dataset_computes_the_fixed_part_once_and_the_random_part_always(tmp_path: Path) -> None:
@@ -265,6 +134,27 @@ def test_dataset_computes_the_fixed_part_once_and_the_random_part_always(tmp_pat
     assert len(fixed) == 2 and len(random) == 2
     assert dataset.modalities == ("xray",) and items[1]["modality"] == "mr"
     assert type(items[1]["image"]) is torch.Tensor and items[1]["domain"] == ""
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_random_changes_depend_on_seed_and_epoch_and_not_on_the_worker(tmp_path: Path, num_workers: int) -> None:
+    """Two epochs in a row in one loader, and the second alone in a new one, as after a resume."""
+    for i in range(4):
+        nib.save(nib.Nifti1Image(np.zeros((2, 2), np.uint8), np.eye(4)), tmp_path / f"{i}.nii")
+    entries = [{"image": str(tmp_path / f"{i}.nii"), "label": str(tmp_path / f"{i}.nii")} for i in range(4)]
+
+    def values(epoch: int, epochs: int, workers: int) -> list[torch.Tensor]:
+        load = Lambdad(("image", "label"), lambda path: torch.zeros(1, 2, 2))
+        dataset = SegmentationDataset(entries, transform=Compose([load, RandGaussianNoised("image", prob=1.0)]))
+        sampler = BalancedModalitySampler(dataset, 4)
+        sampler.set_epoch(epoch)
+        loader = cached_loader(dataset, 2, sampler, workers)
+        return [torch.cat([batch["image"] for batch in loader]) for _ in range(epochs)]
+
+    first, second = values(0, 2, num_workers)
+    assert not torch.equal(first, second)
+    assert torch.equal(values(1, 1, num_workers)[0], second)
+    assert torch.equal(values(1, 1, 0)[0], second)
 
 
 def test_a_datalist_without_training_images_is_an_error(tmp_path: Path) -> None:

@@ -20,10 +20,11 @@ def source(repository: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def page(repository: Path) -> tuple[str, str]:
-    """The tables of refusals, and that of warnings."""
-    refusals, warnings = (repository / "docs" / "refusals.md").read_text(encoding="utf-8").split("\n# Warnings")
-    return refusals, warnings
+def page(repository: Path) -> tuple[str, str, str]:
+    """The tables of refusals, that of warnings, and those of the check before a training."""
+    refusals, rest = (repository / "docs" / "refusals.md").read_text(encoding="utf-8").split("\n# Warnings")
+    warnings, findings = rest.split("\n# Findings")
+    return refusals, warnings, findings
 
 
 def _first_column(text: str) -> set[str]:
@@ -41,7 +42,13 @@ def test_every_refusal_is_explained(source, page):
 
 
 def test_every_warning_of_reading_is_explained(source, page):
-    given = _given(source, (r'add_warning\(\s*meta,\s*f"([A-Z_]+): ', r'warnings\.append\(\s*f"([A-Z_]+): '))
+    patterns = (
+        r'add_warning\(\s*(?:mask\.)?meta,\s*f"([A-Z_]+): ',
+        r'warnings\.append\(\s*f"([A-Z_]+): ',
+        r'_note\(f"([A-Z_]+): ',
+        r'^NO_SEG = "([A-Z_]+)"',
+    )
+    given = {code for pattern in patterns for code in re.findall(pattern, source, flags=re.M)}
     assert given <= _first_column(page[1])
     assert _first_column(page[1]) <= given
 
@@ -57,3 +64,10 @@ def test_the_zoo_shows_what_reading_refuses(page):
     elsewhere = {"NOT_READABLE", "SEVERAL_FILES", "SEVERAL_SERIES", "MIXED_SHAPES"}
     assert _first_column(reading) - elsewhere == {broken.code for broken in BROKEN.values()}
     assert {odd.warning for odd in ODD.values()} - {""} <= _first_column(page[1])
+
+
+def test_every_finding_before_a_training_is_explained(source, page):
+    given = _given(
+        source, (r'(?:_add\(facts, "(?:error|warning)"|Finding\("error"|_warn\(), ?"([A-Z_]+)"', r'_warn\("([A-Z_]+)"')
+    )
+    assert _first_column(page[2]) == given

@@ -275,3 +275,9 @@ def test_values_cpu_fallback(allowed: bool, monkeypatch: pytest.MonkeyPatch) -> 
     assert "segmented on the CPU" in inferer.notes[0]
     monkeypatch.undo()
     assert torch.equal(found, SliceBatchInferer(image_size=32)(batch(image), Bright()))
+
+
+@pytest.mark.parametrize("axis", ["diagonal", 3, -1])
+def test_bad_input_axis(axis: int | str) -> None:
+    with pytest.raises(ValueError, match="unknown slicing axis"):
+        SliceBatchInferer(axis=axis)

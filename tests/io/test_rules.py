@@ -23,8 +23,13 @@ def test_limits_are_shares(limit):
     assert ReadingRules(non_finite_limit=1).non_finite_limit == 1
 
 
-@pytest.mark.parametrize("value", ["false", 1, None])
+@pytest.mark.parametrize(("text", "expected"), [("false", False), ("False", False), ("true", True)])
+def test_switches_from_the_command_line_are_texts(text, expected):
+    """MONAI hands over --allow_localizer false as a text, which Python counts as true."""
+    assert ReadingRules(allow_localizer=text).allow_localizer is expected
+
+
+@pytest.mark.parametrize("value", ["perhaps", 1, None])
 def test_switches_are_true_or_false(value):
-    """A config's "false" in quotes would count as true."""
     with pytest.raises(ValueError, match="allow_localizer"):
         ReadingRules(allow_localizer=value)

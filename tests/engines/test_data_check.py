@@ -1,0 +1,260 @@
+"""The check of training data: made-up pairs, each wrong in one way, found all at once."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image
+
+from esp_medsam_monai.engines import DatalistCheck, PairCheck
+
+MODALITIES = {"xray": ["lung"], "mr": ["front", "back"]}
+LABELS = {"mr": {"front": 1, "back": 2}}
+
+Entry = dict[str, str]
+
+
+def volume(path: Path, array: np.ndarray, affine: np.ndarray | None = None) -> str:
+    nib.save(nib.Nifti1Image(array, np.eye(4) if affine is None else affine), path)
+    return str(path)
+
+
+def picture(path: Path, array: np.ndarray) -> str:
+    Image.fromarray(array.astype(np.uint8)).save(path)
+    return str(path)
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Callable[..., Entry]:
+    """Makes an MR volume with a label that holds 1 and 2; ``label`` and ``affine`` replace those of the label."""
+    numbers = iter(range(1000))
+
+    def make(label: np.ndarray | None = None, affine: np.ndarray | None = None, **entry: str) -> Entry:
+        i = next(numbers)
+        if label is None:
+            label = np.zeros((4, 5, 3), np.uint8)
+            label[0], label[1] = 1, 2
+        image = np.random.default_rng(i).integers(0, 99, size=(4, 5, 3)).astype(np.int16)
+        return {
+            "image": volume(tmp_path / f"{i}.nii.gz", image),
+            "label": volume(tmp_path / f"{i}_seg.nii.gz", label, affine),
+            "modality": "mr",
+            **entry,
+        }
+
+    return make
+
+
+@pytest.fixture
+def radiograph(tmp_path: Path) -> Callable[..., Entry]:
+    """Makes an X-ray picture with a label."""
+    numbers = iter(range(1000))
+
+    def make(label: np.ndarray | None = None, **entry: str) -> Entry:
+        i = next(numbers)
+        pixels = np.random.default_rng(100 + i).integers(0, 255, size=(6, 8))
+        return {
+            "image": picture(tmp_path / f"x{i}.png", pixels),
+            "label": picture(tmp_path / f"x{i}_seg.png", np.eye(6, 8) * 255 if label is None else label),
+            "modality": "xray",
+            **entry,
+        }
+
+    return make
+
+
+def check(
+    folder: Path, *, modality: str | None = None, labels: Any = LABELS, only: bool = False, **sections: Any
+) -> Any:
+    pairs = PairCheck(MODALITIES, modality, labels)
+    return DatalistCheck(sections, pairs, folder / "run", only=only, num_threads=2)
+
+
+def run(folder: Path, **options: Any) -> tuple[list[dict[str, str]], Any]:
+    """Rows of the table, and the exit status (None when the run may go on)."""
+    status = None
+    try:
+        check(folder, **options).run()
+    except SystemExit as end:
+        status = end.code
+    with (folder / "run" / "data_check.csv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file)), status
+
+
+def wrong_value(value: float, dtype: str) -> np.ndarray:
+    label = np.zeros((4, 5, 3), dtype)
+    label[0, 0, 0], label[1, 1, 1], label[2, 2, 2] = 1, 2, value
+    return label
+
+
+SHIFTED = np.eye(4)
+SHIFTED[0, 3] = 0.01
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "words"),
+    [
+        ({"label": np.ones((4, 5, 2), np.uint8)}, "LABEL_SHAPE", "(4, 5, 2)"),
+        ({"affine": SHIFTED}, "LABEL_AFFINE", "0.01"),
+        ({"label": wrong_value(7, "uint8")}, "UNKNOWN_LABELS", "the value 7"),
+        ({"label": wrong_value(0.5, "float32")}, "LABEL_NON_INTEGER", "the value 0.5"),
+        ({"label": wrong_value(-3, "int16")}, "LABEL_NEGATIVE", "the value -3"),
+        ({"label": wrong_value(np.nan, "float32")}, "NON_FINITE", "NaN"),
+        ({"modality": "pet"}, "UNKNOWN_MODALITY", "pet"),
+        ({"modality": "ct"}, "NO_WEIGHTS", "ct"),
+        ({"modality": ""}, "NO_MODALITY", "nothing says"),
+        ({"image": "gone.nii.gz"}, "NOT_FOUND", "gone.nii.gz"),
+    ],
+)
+def test_an_error_is_named_and_the_run_ends(
+    pair: Callable[..., Entry], tmp_path: Path, change: dict[str, Any], code: str, words: str
+) -> None:
+    good, bad = pair(), pair(**change)
+    rows, status = run(tmp_path, training=[good, bad], validation=[pair()])
+    assert status == 8
+    assert [(row["level"], row["code"], row["section"], row["label"]) for row in rows] == [
+        ("error", code, "training", bad["label"])
+    ]
+    assert words in rows[0]["message"]
+
+
+def test_small_differences_of_affines_are_none(pair: Callable[..., Entry], tmp_path: Path) -> None:
+    close = np.eye(4)
+    close[:3, 3] = 0.0009
+    assert run(tmp_path, training=[pair(affine=close)], validation=[pair()]) == ([], None)
+
+
+def test_all_errors_are_told_at_once(
+    pair: Callable[..., Entry], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Twenty-five truncated files and a label of another size: both codes, with counts, in one run."""
+    entries = [pair() for _ in range(25)]
+    for entry in entries:
+        content = Path(entry["image"]).read_bytes()
+        Path(entry["image"]).write_bytes(content[: len(content) // 2])
+    entries.append(pair(label=np.ones((4, 5, 2), np.uint8)))
+    with caplog.at_level(logging.INFO):
+        rows, status = run(tmp_path, training=entries, validation=[])
+    assert status == 8
+    unreadable = [row for row in rows if row["code"] in ("TRUNCATED", "NOT_AN_IMAGE")]
+    assert [row["image"] for row in unreadable] == [entry["image"] for entry in entries[:25]]
+    assert [row["code"] for row in rows if row["level"] == "error" and row not in unreadable] == ["LABEL_SHAPE"]
+    assert "and 5 more" in caplog.text and "LABEL_SHAPE: 1" in caplog.text
+    assert "26 errors in 26 of 26 images" in caplog.text
+
+
+def test_warnings_do_not_stop(pair: Callable[..., Entry], radiograph: Callable[..., Entry], tmp_path: Path) -> None:
+    empty = pair(label=np.zeros((4, 5, 3), np.uint8))
+    grey_edges = radiograph(label=np.arange(48).reshape(6, 8))
+    front = np.zeros((4, 5, 3), np.uint8)
+    front[0] = 1
+    rows, status = run(tmp_path, training=[empty, grey_edges, pair(label=front)], validation=[radiograph()])
+    assert status is None
+    assert {row["level"] for row in rows} == {"warning"}
+    found = {row["code"]: row for row in rows}
+    assert set(found) == {"EMPTY_LABEL", "MANY_LABEL_VALUES", "TARGET_NEVER_OCCURS", "NO_VALIDATION"}
+    assert found["EMPTY_LABEL"]["label"] == empty["label"]
+    assert "mr back" in found["TARGET_NEVER_OCCURS"]["message"]
+    assert found["NO_VALIDATION"]["message"].startswith("mr ")
+
+
+def test_an_image_in_two_sections_is_found_by_path_and_by_content(pair: Callable[..., Entry], tmp_path: Path) -> None:
+    first, second, third = pair(), pair(), pair()
+    copy = tmp_path / "copy.nii.gz"
+    copy.write_bytes(Path(second["image"]).read_bytes())
+    rows, status = run(tmp_path, training=[first, second], validation=[first, {**second, "image": str(copy)}, third])
+    assert status is None
+    assert [(row["code"], row["section"], row["image"]) for row in rows] == [
+        ("SAME_IMAGE", "validation", first["image"]),
+        ("SAME_IMAGE", "validation", str(copy)),
+    ]
+    assert second["image"] in rows[1]["message"]
+
+
+def test_label_values_that_nothing_explains_are_told_once(pair: Callable[..., Entry], tmp_path: Path) -> None:
+    rows, status = run(tmp_path, training=[pair(), pair()], validation=[pair()], labels=None)
+    assert status == 8
+    (error,) = [row for row in rows if row["level"] == "error"]
+    assert error["code"] == "UNKNOWN_LABELS" and "several targets" in error["message"]
+
+
+def test_entries_take_the_default_modality(radiograph: Callable[..., Entry], tmp_path: Path) -> None:
+    """As MONAI Label gives them: ``image`` and ``label`` alone."""
+    entries = [{key: radiograph()[key] for key in ("image", "label")} for _ in range(2)]
+    assert run(tmp_path, training=entries[:1], validation=entries[1:], modality="xray")[1] is None
+    assert {row["code"] for row in run(tmp_path, training=entries)[0]} >= {"NO_MODALITY"}
+
+
+def test_pictures_have_no_place_in_the_world(tmp_path: Path) -> None:
+    """A NIfTI label of a PNG image says nothing about where the image lies."""
+    entry = {
+        "image": picture(tmp_path / "a.png", np.arange(48).reshape(6, 8)),
+        "label": volume(tmp_path / "a_seg.nii.gz", np.eye(8, 6, dtype=np.uint8)),
+        "modality": "xray",
+    }
+    rows, status = run(tmp_path, training=[entry])
+    assert (rows, status) == ([], None)
+
+
+def test_clean_data_are_not_looked_at_again_until_they_change(
+    pair: Callable[..., Entry], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sections = {"training": [pair()], "validation": [pair()]}
+    looked_at = []
+    look = PairCheck.__call__
+
+    def count(self: PairCheck, entry: Any) -> Any:
+        looked_at.append(entry)
+        return look(self, entry)
+
+    monkeypatch.setattr(PairCheck, "__call__", count)
+    for _ in range(2):
+        check(tmp_path, **sections).run()
+    assert len(looked_at) == 2
+    label = Path(sections["training"][0]["label"])
+    os.utime(label, ns=(0, label.stat().st_mtime_ns + 1_000_000))
+    check(tmp_path, **sections).run()
+    assert len(looked_at) == 4
+    with pytest.raises(SystemExit):
+        check(tmp_path, labels={"mr": {"front": 1, "back": 3}}, **sections).run()
+    assert len(looked_at) == 6
+
+
+def test_data_with_errors_are_looked_at_again(pair: Callable[..., Entry], tmp_path: Path) -> None:
+    sections = {"training": [pair(affine=SHIFTED)], "validation": [pair()]}
+    assert [run(tmp_path, **sections)[1] for _ in range(2)] == [8, 8]
+
+
+def test_check_only_ends_with_0_when_clean_and_8_when_not(pair: Callable[..., Entry], tmp_path: Path) -> None:
+    assert run(tmp_path, training=[pair()], validation=[pair()], only=True)[1] == 0
+    assert run(tmp_path, training=[pair(affine=SHIFTED)], validation=[], only=True)[1] == 8
+    rows, status = run(tmp_path, training=[], only=True)
+    assert status == 8 and rows[0]["code"] == "NO_IMAGES"
+
+
+@pytest.mark.parametrize("word", [False, "false"])
+def test_a_check_that_is_off_does_nothing(tmp_path: Path, word: bool | str) -> None:
+    """MONAI's command line hands ``--check_data false`` on as text."""
+    entries = {"training": [{"image": "gone"}]}
+    DatalistCheck(entries, PairCheck(MODALITIES), tmp_path / "run", enabled=word, only=word).run()
+    assert not (tmp_path / "run").exists()
+
+
+def test_counts_are_kept(pair: Callable[..., Entry], radiograph: Callable[..., Entry], tmp_path: Path) -> None:
+    found = check(tmp_path, training=[pair(), radiograph(), radiograph()], validation=[pair()])
+    found.run()
+    assert found.counts == {
+        "images": {"training": {"mr": 1, "xray": 2}, "validation": {"mr": 1}},
+        "images_with_target": {
+            "training": {"mr_front": 1, "mr_back": 1, "xray_lung": 2},
+            "validation": {"mr_front": 1, "mr_back": 1},
+        },
+    }
