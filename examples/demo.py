@@ -196,7 +196,7 @@ def main() -> int:
     cases = json.loads(report.read_text(encoding="utf-8"))["cases"]
     expected = [tell(picture, find_case(cases, picture), masks) for picture in found]
     inside = [picture.case for picture in found if not picture.outside]
-    print(f"\nmasks and previews: {masks}\nreport: {report}")
+    print(f"\nmasks and previews: {masks}\npage to open in a browser: {report.with_suffix('.html')}")
     print(f"Inside what the weights were trained on: {', '.join(inside)}; all others show what happens outside of it.")
     print("Label values and their names: bundles/esp_medsam/docs/README.md. Not a medical device.")
     return 0 if all(expected) else 1

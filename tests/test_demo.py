@@ -112,7 +112,7 @@ def test_each_picture_finds_its_own_case(demo):
 def test_demo_runs_from_anywhere(demo, repository, tmp_path):
     """The whole of it with untrained weights: every picture gives its mask, and CT is refused."""
     bundle = tmp_path / "bundle"
-    shutil.copytree(repository / "bundles" / "esp_medsam", bundle, ignore=shutil.ignore_patterns("*.pt"))
+    shutil.copytree(repository / "bundles" / "esp_medsam", bundle, ignore=shutil.ignore_patterns("*.pt*"))
     (bundle / "models").mkdir(exist_ok=True)
     torch.save(ESPMedSAM(shipped_modalities(), img_size=256).state_dict(), bundle / "models" / "model.pt")
     words = [sys.executable, str(repository / "examples" / "demo.py"), "--bundle", "bundle", "--output", "out"]

@@ -25,7 +25,7 @@ def wheel(repository, tmp_path_factory):
             target = source / path.relative_to(repository)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(path.read_bytes())
-    shutil.copytree(repository / "bundles", source / "bundles", ignore=shutil.ignore_patterns("*.pt"))
+    shutil.copytree(repository / "bundles", source / "bundles", ignore=shutil.ignore_patterns("*.pt*"))
     (source / "bundles" / "esp_medsam" / "models").mkdir(exist_ok=True)
     (source / "bundles" / "esp_medsam" / "models" / "model.pt").write_bytes(b"weights")
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
