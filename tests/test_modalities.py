@@ -59,6 +59,7 @@ def test_order_of_the_published_files():
         ("SM", "microscopy"),
         ("GM", "microscopy"),
         (" mr ", "mr"),
+        ("us", "ultrasound"),
         ("fundus", "fundus"),
         ("ES", None),
         ("XC", None),
@@ -82,6 +83,11 @@ def test_every_shipped_target_says_what_it_was_trained_on():
             assert row.body_part and row.view and row.source
             assert all(0 <= value <= 255 for value in row.color)
     assert describe_target("mr", "my_own") is None
+
+
+def test_every_target_of_the_table_has_a_colour_of_its_own():
+    colors = [target.color for row in MODALITIES.values() for target in row.targets]
+    assert len(set(colors)) == len(colors) == 8
 
 
 def test_colours_depend_on_the_names_alone():

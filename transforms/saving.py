@@ -13,11 +13,11 @@ from monai.utils import ImageMetaKey, MetaKeys, ensure_tuple
 
 from esp_medsam_monai.io import write_mask
 from esp_medsam_monai.io.label_table import Label
+from esp_medsam_monai.io.reader import PICTURE_SUFFIXES
+from esp_medsam_monai.io.sidecar import file_stem
 from esp_medsam_monai.modalities import label_values, target_color
 
 __all__ = ["SaveMaskD", "SaveMaskDict", "SaveMaskd"]
-
-PICTURES = (".png", ".jpg", ".jpeg")
 
 
 class SaveMaskd(SaveImaged):
@@ -64,8 +64,8 @@ class SaveMaskd(SaveImaged):
             mask = d[key]
             inputs = [str(name) for name in ensure_tuple(mask.meta.get(ImageMetaKey.FILENAME_OR_OBJ, "image"))]
             first = Path(inputs[0])
-            case = mask.meta.get("case") or first.name.removesuffix(".gz").rsplit(".", 1)[0]
-            picture = mask.ndim == 3 and first.suffix.lower() in PICTURES
+            case = mask.meta.get("case") or file_stem(first)
+            picture = first.suffix.lower() in PICTURE_SUFFIXES
             name = f"{case}_{self.output_postfix}{'.png' if picture else '.nii.gz'}"
             labels = self._labels(mask.meta.get("modality"), inputs[0])
             mask.meta[MetaKeys.SAVED_TO] = str(write_mask(Path(self.output_dir) / name, mask, inputs, labels))

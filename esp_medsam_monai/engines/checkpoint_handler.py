@@ -17,26 +17,13 @@ from torch.optim import Optimizer
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from esp_medsam_monai.checkpoints.safe import load_weights
+from esp_medsam_monai.engines.output_dir import check_output_dir
 from esp_medsam_monai.io.atomic import atomic_path, remove_partials
 
-__all__ = ["TrainingCheckpoints", "check_output_dir", "read_checkpoint"]
+__all__ = ["TrainingCheckpoints", "read_checkpoint"]
 
 _LOGGER = logging.getLogger(__name__)
 _COUNTERS = ("epoch", "iteration", "minutes")
-
-
-def check_output_dir(output_dir: str | os.PathLike[str]) -> Path:
-    """A folder for a training's files, created; never the ``models`` folder of a bundle, which holds shipped weights.
-
-    Raises:
-        ValueError: when it is, or lies in, a folder ``models`` beside a bundle's ``configs/metadata.json``.
-    """
-    folder = Path(output_dir).resolve()
-    for parent in (folder, *folder.parents):
-        if parent.name == "models" and (parent.parent / "configs" / "metadata.json").is_file():
-            raise ValueError(f"{output_dir}: holds the weights of a bundle; give another --output_dir.")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any] | None:

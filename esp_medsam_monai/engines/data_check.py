@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import logging
@@ -18,11 +17,12 @@ from monai.utils.misc import str2bool
 from tqdm import tqdm
 
 import esp_medsam_monai
-from esp_medsam_monai.engines.checkpoint_handler import check_output_dir
+from esp_medsam_monai.engines.output_dir import check_output_dir
 from esp_medsam_monai.engines.pair_check import Finding, PairCheck, PairFacts, files_of
 from esp_medsam_monai.errors import InputRefused
 from esp_medsam_monai.hashing import sha256_of_settings, stamp_of_files
 from esp_medsam_monai.io import atomic_path
+from esp_medsam_monai.io.csv_file import write_csv
 from esp_medsam_monai.transforms import EncodeLabels
 
 __all__ = ["DatalistCheck"]
@@ -38,7 +38,7 @@ class DatalistCheck:
 
     nnU-Net checks a dataset before GPU days are spent on it; this is that for datalists. Every entry goes through
     :class:`~esp_medsam_monai.engines.PairCheck`. On top of its codes, there are warnings about the lists as a whole:
-    ``SAME_IMAGE`` (a path or a content in two sections, which makes a validation or a test worthless),
+    ``SAME_IMAGE`` (one content in two sections, which makes a validation or a test worthless),
     ``TARGET_NEVER_OCCURS`` and ``NO_VALIDATION`` (of a modality that is trained); and the errors ``NO_IMAGES`` (to
     train on) and ``UNKNOWN_LABELS`` (a modality with several targets, and nothing says which label value is which).
 
@@ -146,14 +146,14 @@ class DatalistCheck:
     def _find_shared(self, entries: list[tuple[str, Mapping[str, Any]]], looked_at: list[PairFacts]) -> None:
         first: dict[str, tuple[str, str]] = {}
         for (section, entry), facts in zip(entries, looked_at, strict=True):
+            if not facts.content:  # it could not be read, which is said elsewhere
+                continue
             path = str(entry["image"])
-            for key in filter(None, (os.path.realpath(path), facts.content)):
-                other_section, other = first.setdefault(key, (section, path))
-                if other_section != section:
-                    same = "is" if os.path.realpath(other) == os.path.realpath(path) else f"has the content of {other},"
-                    text = f"{path} {same} in {other_section}, too; results on {section} will look too good."
-                    self._warn("SAME_IMAGE", text, section, path, str(entry["label"]))
-                    break
+            other_section, other = first.setdefault(facts.content, (section, path))
+            if other_section != section:
+                same = "is" if os.path.realpath(other) == os.path.realpath(path) else f"has the content of {other},"
+                text = f"{path} {same} in {other_section}, too; results on {section} will look too good."
+                self._warn("SAME_IMAGE", text, section, path, str(entry["label"]))
 
     def _warn(self, code: str, message: str, section: str, image: str = "", label: str = "") -> None:
         self.findings.append(Finding("warning", code, message, section, image, label))
@@ -184,14 +184,8 @@ class DatalistCheck:
             return None
 
     def _write(self, stamp: str | None) -> None:
-        with (
-            atomic_path(self.folder / "data_check.csv") as temporary,
-            temporary.open("w", newline="", encoding="utf-8") as file,
-        ):
-            names = ["section", "image", "label", "level", "code", "message"]
-            writer = csv.DictWriter(file, names)
-            writer.writeheader()
-            writer.writerows(dataclasses.asdict(finding) for finding in self.findings)
+        columns = ("section", "image", "label", "level", "code", "message")
+        write_csv(self.folder / "data_check.csv", columns, map(dataclasses.asdict, self.findings))
         errors = len(self.errors)
         content = {"errors": errors, "warnings": len(self.findings) - errors, **self.counts, "stamp": stamp}
         with atomic_path(self.folder / "data_check.json") as temporary:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import logging
@@ -21,6 +20,10 @@ from esp_medsam_monai.engines.dice_table import DiceRow, dice_rows, summarize
 from esp_medsam_monai.engines.pair_check import PairCheck
 from esp_medsam_monai.engines.reasons import reason_of
 from esp_medsam_monai.io import atomic_path
+from esp_medsam_monai.io.csv_file import write_csv
+from esp_medsam_monai.io.nifti import NIFTI_SUFFIXES
+from esp_medsam_monai.io.reader import PICTURE_SUFFIXES
+from esp_medsam_monai.io.sidecar import file_stem
 from esp_medsam_monai.modalities import label_values
 
 __all__ = ["EvaluationDataset", "EvaluationStep", "EvaluationTables", "prepare_case"]
@@ -28,7 +31,7 @@ __all__ = ["EvaluationDataset", "EvaluationStep", "EvaluationTables", "prepare_c
 SOME_FAILED = 8
 
 _LOGGER = logging.getLogger(__name__)
-_SUFFIXES = (".nii.gz", ".nii", ".png", ".jpg", ".jpeg", ".dcm")
+_SUFFIXES = (*NIFTI_SUFFIXES, *PICTURE_SUFFIXES, ".dcm")
 
 
 def prepare_case(batch: Mapping[str, Any], *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor, tuple, dict]:
@@ -168,14 +171,8 @@ class EvaluationTables:
         table = summarize(self.rows)
         self._json("metrics.json", table)
         self._json("metrics_by_domain.json", summarize([row for row in self.rows if row.domain], by="domain"))
-        with (
-            atomic_path(self.folder / "cases.csv") as temporary,
-            temporary.open("w", newline="", encoding="utf-8") as file,
-        ):
-            writer = csv.DictWriter(file, [*(field.name for field in dataclasses.fields(DiceRow)), "reason"])
-            writer.writeheader()
-            writer.writerows(dataclasses.asdict(row) for row in self.rows)
-            writer.writerows(self.failures)
+        columns = [*(field.name for field in dataclasses.fields(DiceRow)), "reason"]
+        write_csv(self.folder / "cases.csv", columns, [*map(dataclasses.asdict, self.rows), *self.failures])
         for modality, targets in table.items():
             for target, entry in targets.items():
                 dice = "none" if entry["dice"] is None else f"{entry['dice']:.3f}"
@@ -191,5 +188,5 @@ class EvaluationTables:
 
 
 def _case(path: str) -> str:
-    """Name of a case: its file without suffix."""
-    return Path(next((path[: -len(end)] for end in _SUFFIXES if path.lower().endswith(end)), path)).name
+    """Name of a case: its file without suffix. What follows a dot may also be a DICOM file's number, or a folder's."""
+    return file_stem(path) if path.lower().endswith(_SUFFIXES) else Path(path).name

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ignite.engine import Engine, Events
+from matplotlib.figure import Figure
 from monai.engines import Evaluator
 from monai.utils import CommonKeys
 from monai.utils.misc import str2bool
@@ -121,12 +122,8 @@ def draw_history(epochs: list[dict[str, Any]], path: Path) -> None:
         epochs: rows ``{"epoch", "loss", "dice": {"mean", modality: value} (where validated)}``.
         path: PNG to write; it is replaced at once, so that a viewer never sees half a picture.
     """
-    # Figure without pyplot: no window system, no global state.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
+    # Not by pyplot: no window system, no global state.
     figure = Figure(figsize=(11, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     marker = "o" if len(epochs) < 30 else ""
     left.plot(

@@ -139,11 +139,10 @@ def _is_ours(case: Case) -> bool:
     if case.kind == "dicom":
         return False
     path, stem = Path(case.input), file_stem(case.input)
-    return any(
-        is_our_sidecar(path.with_name(f"{name}.json"))
-        for name in (stem, f"{stem.removesuffix(PREVIEW_ENDING)}{MASK_ENDING}")
-        if name == stem or stem.endswith(PREVIEW_ENDING)
-    )
+    names = [stem]
+    if stem.endswith(PREVIEW_ENDING):
+        names.append(stem.removesuffix(PREVIEW_ENDING) + MASK_ENDING)
+    return any(is_our_sidecar(path.with_name(f"{name}.json")) for name in names)
 
 
 def _folders(root: Path, output_dir: Path | None, closed: list[OSError]) -> Iterator[tuple[Path, list[Path]]]:
@@ -152,7 +151,7 @@ def _folders(root: Path, output_dir: Path | None, closed: list[OSError]) -> Iter
     What cannot be opened goes to ``closed``.
     """
     skipped = None if output_dir is None else output_dir.resolve()
-    if skipped is not None and (skipped == root.resolve() or skipped in root.resolve().parents):
+    if skipped == root.resolve():
         skipped = None
     seen: set[Path] = set()
     for folder, subfolders, names in os.walk(root, onerror=closed.append, followlinks=True):

@@ -81,8 +81,11 @@ def _transfer_syntax(dataset: Any) -> UID:
     """How the pixels are encoded; files from before DICOM's file header are plain and say only their byte order."""
     syntax = getattr(dataset.file_meta, "TransferSyntaxUID", None)
     if syntax is None:
-        encoding = getattr(dataset, "original_encoding", (None, getattr(dataset, "read_little_endian", True)))
-        syntax = ExplicitVRBigEndian if encoding[1] is False else ImplicitVRLittleEndian
+        if hasattr(dataset, "original_encoding"):
+            _, little_endian = dataset.original_encoding
+        else:  # pydicom 2.4
+            little_endian = dataset.read_little_endian
+        syntax = ExplicitVRBigEndian if little_endian is False else ImplicitVRLittleEndian
         dataset.file_meta.TransferSyntaxUID = syntax
     return syntax
 

@@ -22,6 +22,7 @@ from esp_medsam_monai.modalities import Code, target_codes, target_color
 
 from .atomic import atomic_path
 from .dicom_seg_sources import SegSources, match_sources
+from .label_counts import label_counts
 
 __all__ = ["missing_for_dicom_seg", "write_dicom_seg"]
 
@@ -112,7 +113,7 @@ def write_dicom_seg(
             frame[:] = labels[..., plane].T
     if not frames.any():
         return None
-    found = _counts(frames)
+    found = label_counts(frames)
     numbers = {target: value for target, value in sorted(targets.items(), key=lambda t: t[1]) if value in found}
     if segmentation_type == "binary":
         table = np.zeros(256, np.uint8)
@@ -141,16 +142,10 @@ def _labels(mask: MetaTensor, targets: Mapping[str, int], path: Path) -> np.ndar
     labels = stated.astype(np.uint8)
     if not np.array_equal(labels, stated):
         raise ValueError(f"label values should be whole numbers in 0..255, got others for {path}.")
-    unknown = sorted({*_counts(labels)} - {*targets.values()})
+    unknown = sorted({*label_counts(labels)} - {*targets.values()})
     if unknown:
         raise ValueError(f"the mask for {path} holds the values {unknown}, its targets are {dict(targets)}.")
     return labels
-
-
-def _counts(labels: np.ndarray) -> dict[int, int]:
-    """How often each value but 0 occurs; a plane at a time, because ``bincount`` takes eight bytes for each."""
-    counts = sum(np.bincount(plane.ravel(), minlength=256) for plane in labels)
-    return {value: int(count) for value, count in enumerate(np.atleast_1d(counts)) if value and count}
 
 
 def _encode(
@@ -229,7 +224,7 @@ def _check(path: Path, frames: np.ndarray, matched: SegSources, temporary: Path)
         raise OSError(f"{path} was not kept: it cannot be read back ({error}); check the disk.") from error
     if seg.get("FrameOfReferenceUID") != matched.datasets[0].get("FrameOfReferenceUID"):
         raise OSError(f"{path} was not kept: it has another frame of reference than its images.")
-    wanted = _counts(frames)
+    wanted = label_counts(frames)
     if stored != wanted:
         raise OSError(f"{path} was not kept: it holds {stored} pixels of its segments instead of {wanted}.")
     if len(places) != len(frames):
@@ -246,7 +241,7 @@ def _stored(seg: Any) -> tuple[dict[int, int], set[tuple[float, ...]]]:
         plane = group.get("PlanePositionSequence")
         places.add(tuple(plane[0].ImagePositionPatient) if plane else ())
         named = group.get("SegmentIdentificationSequence") or shared.get("SegmentIdentificationSequence")
-        for number, count in _counts(frame[None]).items():
+        for number, count in label_counts(frame[None]).items():
             segment = int(named[0].ReferencedSegmentNumber) if named else number
             counts[segment] = counts.get(segment, 0) + count
     return counts, places

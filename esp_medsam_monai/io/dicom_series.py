@@ -81,12 +81,11 @@ def read_series(paths: Sequence[str | Path], rules: ReadingRules | None = None) 
         meta |= {"modality": first.modality, "modality_source": "dicom"}
     if first.has_geometry:
         stack, meta["affine"] = _volume(headers, where, rules, meta)
+        check_affine(meta["affine"], (first.size[0], first.size[1], len(stack)), where)
     else:
         stack = read_frames(first.path)
         across, down = first.place.spacing or (1.0, 1.0)
         meta["affine"] = np.diag([-across, -down, 1.0, 1.0])
-    if first.has_geometry:
-        check_affine(meta["affine"], (first.size[0], first.size[1], len(stack)), where)
     return stack.transpose(3, 2, 1, 0) if stack.ndim == 4 else stack.transpose(2, 1, 0), meta
 
 
@@ -119,6 +118,7 @@ def _check_place(header: DicomHeader, rules: ReadingRules, meta: dict[str, Any])
             f"the {header.frames} frames of {header.path} face {header.place.directions} directions and form no "
             "volume; export them as one series for each direction.",
         )
+    meta["has_place"] = header.has_geometry
     if header.has_geometry or not (header.is_in_patient or header.modality in ("ct", "mr")):
         return
     lacking = ", ".join(header.place.lacking)

@@ -23,6 +23,7 @@ from esp_medsam_monai.geometry import SlicePlan, slice_plan
 from esp_medsam_monai.modalities import target_color
 
 from .atomic import atomic_path
+from .label_counts import label_counts
 
 __all__ = ["PANELS", "informative_slices", "write_preview"]
 
@@ -123,10 +124,11 @@ def _picture_panels(plan: SlicePlan, image: MetaTensor, mask: torch.Tensor) -> l
 
 def _volume_panels(plan: SlicePlan, image: MetaTensor, mask: torch.Tensor) -> list[_Panel]:
     count = image.shape[1 + plan.axis]
-    filled = [bool(plan.to_slices(mask, i, i + 1).any()) for i in range(count)]
+    largest = mask[0].detach().cpu().numpy().max(axis=tuple({0, 1, 2} - {plan.axis}))
+    filled = (largest[::-1] if plan.flips[0] else largest) > 0
     return [
         _panel(plan.to_slices(image, i, i + 1), plan.to_slices(mask, i, i + 1), f"{i + 1} / {count}")
-        for i in informative_slices(filled)
+        for i in informative_slices(filled.tolist())
     ]
 
 
@@ -142,11 +144,11 @@ def _legend(
     mask: torch.Tensor, targets: Mapping[str, int], modality: str, voxel_ml: float | None
 ) -> list[tuple[str, Color, int]]:
     """Text, colour and label value of every target."""
-    counts = torch.bincount(mask.flatten().long().cpu(), minlength=256).tolist()
+    counts = label_counts(mask.detach().cpu().numpy().astype(np.uint8, copy=False)[0])
     entries = []
     for target, value in targets.items():
         red, green, blue = target_color(modality, target)
-        count = counts[value]
+        count = counts.get(value, 0)
         if count == 0:
             size = "nothing found"
         elif voxel_ml is None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from .atomic import atomic_path
+from .csv_file import write_csv
 
 __all__ = ["COLUMNS", "write_report_table"]
 
@@ -38,15 +37,11 @@ to the table, ``input_sha256``, ``finished``. Of the target, as
 ``percent``, ``volume_ml``, ``area_mm2``, ``target_slices`` (slices that hold it), ``components``, centroid in RAS.
 """
 
-FORMULA_MARKS = ("=", "+", "-", "@", "\t", "\r", "\n")
-
 
 def write_report_table(path: str | os.PathLike[str], content: Mapping[str, Any]) -> Path:
-    """Write ``report.csv`` (UTF-8, commas); the file appears whole or not at all.
+    """Write ``report.csv``, see :func:`~esp_medsam_monai.io.csv_file.write_csv`.
 
-    A case without targets, for instance a failed one, has one row. Text that a spreadsheet would take for a formula
-    (OWASP, CSV injection: it begins with ``=``, ``+``, ``-``, ``@``, tab or a line break) gets an apostrophe in front,
-    for names of files come from anywhere.
+    A case without targets, for instance a failed one, has one row.
 
     Args:
         path: the CSV file.
@@ -55,17 +50,7 @@ def write_report_table(path: str | os.PathLike[str], content: Mapping[str, Any])
     Returns:
         The path.
     """
-    with atomic_path(path) as temporary, _open(temporary) as stream:
-        writer = csv.DictWriter(stream, COLUMNS)
-        writer.writeheader()
-        for case in content["cases"]:
-            writer.writerows({key: _cell(value) for key, value in row.items()} for row in _rows(case))
-    return Path(path)
-
-
-def _open(path: Path) -> TextIO:
-    # Names of files need not be UTF-8; then escapes stand for what cannot be written.
-    return path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
+    return write_csv(path, COLUMNS, (row for case in content["cases"] for row in _rows(case)))
 
 
 def _rows(case: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -78,8 +63,3 @@ def _rows(case: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         row = {key: target.get(key) for key in (*TARGET_COLUMNS, "components")}
         centroid = target.get("centroid_mm") or (None, None, None)
         yield known | row | {"target_slices": target.get("slices"), **dict(zip(PLACE_COLUMNS, centroid, strict=True))}
-
-
-def _cell(value: Any) -> Any:
-    """Numbers as they are: a negative one is no formula."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA_MARKS) else value

@@ -60,6 +60,39 @@ def test_best_keeps_the_best_and_not_the_last(tmp_path: Path) -> None:
     assert torch.equal(torch.load(tmp_path / "last.pt", weights_only=True)["network"]["conv.bias"], kept[2])
 
 
+def test_an_equal_score_does_not_replace_the_best(tmp_path: Path) -> None:
+    trainer = make(tmp_path, epochs=2)
+    kept = []
+    trainer.validator.add_event_handler(Events.COMPLETED, lambda engine: engine.state.metrics.update(val_dice=0.5))
+    trainer.add_event_handler(
+        Events.EPOCH_COMPLETED, lambda engine: kept.append(engine.network.conv.bias.detach().clone())
+    )
+    trainer.run()
+    assert torch.equal(torch.load(tmp_path / "best.pt", weights_only=True)["conv.bias"], kept[0])
+
+
+def test_best_waits_for_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``last.pt`` says what ``best.pt`` should be; where it cannot be written, both stay those of the epoch before."""
+    trainer = make(tmp_path, epochs=3)
+    scores = iter([0.2, 0.9])
+    trainer.validator.add_event_handler(
+        Events.COMPLETED, lambda engine: engine.state.metrics.update(val_dice=next(scores))
+    )
+    save = torch.save
+
+    def full_disk(content: Any, path: Path) -> None:
+        if content.get("epoch") == 2:
+            raise OSError("no space left on device")
+        save(content, path)
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        trainer.run()
+    best, last = (torch.load(tmp_path / name, weights_only=True) for name in ("best.pt", "last.pt"))
+    assert last["epoch"] == 1
+    assert torch.equal(best["conv.bias"], last["network"]["conv.bias"])
+
+
 def stop_after(trainer: Any, epoch: int) -> None:
     """Run until an epoch is done."""
     trainer.add_event_handler(
@@ -207,6 +240,7 @@ def test_shipped_weights_and_former_runs_are_never_overwritten(tmp_path: Path) -
     (tmp_path / "bundle" / "configs" / "metadata.json").write_text("{}")
     with pytest.raises(ValueError, match="holds the weights of a bundle"):
         make(tmp_path / "bundle" / "models").run()
+    make(tmp_path / "models", epochs=1).run()  # of no bundle
     with pytest.raises(FileNotFoundError, match="nothing to resume from"):
         make(tmp_path / "run", resume=True).run()
     make(tmp_path / "run", epochs=1).run()

@@ -9,72 +9,27 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pytest
-from PIL import Image
 
 from esp_medsam_monai.engines import DatalistCheck, PairCheck
+from esp_medsam_monai.io import ReadingRules
+from tests.engines.pairs import Entry, save_picture, save_volume
 
 MODALITIES = {"xray": ["lung"], "mr": ["front", "back"]}
 LABELS = {"mr": {"front": 1, "back": 2}}
 
-Entry = dict[str, str]
-
-
-def volume(path: Path, array: np.ndarray, affine: np.ndarray | None = None) -> str:
-    nib.save(nib.Nifti1Image(array, np.eye(4) if affine is None else affine), path)
-    return str(path)
-
-
-def picture(path: Path, array: np.ndarray) -> str:
-    Image.fromarray(array.astype(np.uint8)).save(path)
-    return str(path)
-
-
-@pytest.fixture
-def pair(tmp_path: Path) -> Callable[..., Entry]:
-    """Makes an MR volume with a label that holds 1 and 2; ``label`` and ``affine`` replace those of the label."""
-    numbers = iter(range(1000))
-
-    def make(label: np.ndarray | None = None, affine: np.ndarray | None = None, **entry: str) -> Entry:
-        i = next(numbers)
-        if label is None:
-            label = np.zeros((4, 5, 3), np.uint8)
-            label[0], label[1] = 1, 2
-        image = np.random.default_rng(i).integers(0, 99, size=(4, 5, 3)).astype(np.int16)
-        return {
-            "image": volume(tmp_path / f"{i}.nii.gz", image),
-            "label": volume(tmp_path / f"{i}_seg.nii.gz", label, affine),
-            "modality": "mr",
-            **entry,
-        }
-
-    return make
-
-
-@pytest.fixture
-def radiograph(tmp_path: Path) -> Callable[..., Entry]:
-    """Makes an X-ray picture with a label."""
-    numbers = iter(range(1000))
-
-    def make(label: np.ndarray | None = None, **entry: str) -> Entry:
-        i = next(numbers)
-        pixels = np.random.default_rng(100 + i).integers(0, 255, size=(6, 8))
-        return {
-            "image": picture(tmp_path / f"x{i}.png", pixels),
-            "label": picture(tmp_path / f"x{i}_seg.png", np.eye(6, 8) * 255 if label is None else label),
-            "modality": "xray",
-            **entry,
-        }
-
-    return make
-
 
 def check(
-    folder: Path, *, modality: str | None = None, labels: Any = LABELS, only: bool = False, **sections: Any
+    folder: Path,
+    *,
+    modality: str | None = None,
+    labels: Any = LABELS,
+    rules: ReadingRules | None = None,
+    only: bool = False,
+    **sections: Any,
 ) -> Any:
-    pairs = PairCheck(MODALITIES, modality, labels)
+    pairs = PairCheck(MODALITIES, modality, labels, rules)
     return DatalistCheck(sections, pairs, folder / "run", only=only, num_threads=2)
 
 
@@ -126,6 +81,30 @@ def test_an_error_is_named_and_the_run_ends(
     assert words in rows[0]["message"]
 
 
+def test_a_label_in_colour_is_none(radiograph: Callable[..., Entry], tmp_path: Path) -> None:
+    grey = np.repeat(np.eye(6, 8)[..., None] * 255, 3, axis=2)
+    red = grey * (1, 0, 0)
+    rows, status = run(tmp_path, training=[radiograph(label=grey), bad := radiograph(label=red)])
+    assert status == 8
+    (error,) = [row for row in rows if row["level"] == "error"]
+    assert (error["code"], error["label"]) == ("UNKNOWN_LABELS", bad["label"]) and "colour picture" in error["message"]
+
+
+def test_the_rules_of_reading_hold(pair: Callable[..., Entry], tmp_path: Path) -> None:
+    entry = pair()
+    array = np.random.default_rng(0).random((4, 5, 3)).astype(np.float32)
+    array[0] = np.nan
+    save_volume(Path(entry["image"]), array)
+    codes = [
+        [
+            (row["level"], row["code"])
+            for row in run(tmp_path, rules=ReadingRules(non_finite_limit=limit), training=[entry])[0]
+        ]
+        for limit in (0.2, 0.3)
+    ]
+    assert codes == [[("error", "NON_FINITE")], [("warning", "NON_FINITE")]]
+
+
 def test_small_differences_of_affines_are_none(pair: Callable[..., Entry], tmp_path: Path) -> None:
     close = np.eye(4)
     close[:3, 3] = 0.0009
@@ -166,6 +145,22 @@ def test_warnings_do_not_stop(pair: Callable[..., Entry], radiograph: Callable[.
     assert found["NO_VALIDATION"]["message"].startswith("mr ")
 
 
+def test_a_target_that_only_validation_has_is_never_learned(pair: Callable[..., Entry], tmp_path: Path) -> None:
+    front = np.zeros((4, 5, 3), np.uint8)
+    front[0] = 1
+    rows, _ = run(tmp_path, training=[pair(label=front)], validation=[pair()])
+    assert [row["code"] for row in rows] == ["TARGET_NEVER_OCCURS"]
+
+
+def test_shipped_weights_are_not_written_beside(pair: Callable[..., Entry], tmp_path: Path) -> None:
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "metadata.json").write_text("{}")
+    found = DatalistCheck({"training": [pair()]}, PairCheck(MODALITIES, None, LABELS), tmp_path / "models")
+    with pytest.raises(ValueError, match="holds the weights of a bundle"):
+        found.run()
+    assert not (tmp_path / "models").exists()
+
+
 def test_an_image_in_two_sections_is_found_by_path_and_by_content(pair: Callable[..., Entry], tmp_path: Path) -> None:
     first, second, third = pair(), pair(), pair()
     copy = tmp_path / "copy.nii.gz"
@@ -196,8 +191,8 @@ def test_entries_take_the_default_modality(radiograph: Callable[..., Entry], tmp
 def test_pictures_have_no_place_in_the_world(tmp_path: Path) -> None:
     """A NIfTI label of a PNG image says nothing about where the image lies."""
     entry = {
-        "image": picture(tmp_path / "a.png", np.arange(48).reshape(6, 8)),
-        "label": volume(tmp_path / "a_seg.nii.gz", np.eye(8, 6, dtype=np.uint8)),
+        "image": save_picture(tmp_path / "a.png", np.arange(48).reshape(6, 8)),
+        "label": save_volume(tmp_path / "a_seg.nii.gz", np.eye(8, 6, dtype=np.uint8)),
         "modality": "xray",
     }
     rows, status = run(tmp_path, training=[entry])

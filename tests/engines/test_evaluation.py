@@ -21,6 +21,7 @@ from esp_medsam_monai.engines import (
     prepare_case,
     summarize,
 )
+from esp_medsam_monai.engines.pair_check import Finding, PairFacts
 from esp_medsam_monai.errors import InputRefused
 
 MODALITIES = {"xray": ["lung"], "mr": ["front", "back"]}
@@ -79,6 +80,7 @@ def test_files_hold_every_case_in_the_agreed_shape(tmp_path: Path) -> None:
     cases = [
         case("p.v1/brain.one.nii.gz", "mr", [2, 2, 3, 0], [2, 2, 3, 3], "hospital"),
         case("p.v1/chest.png", "xray", [1, 0, 0, 0], [1, 1, 0, 0]),
+        case("p.v1/series.2", "xray", [1, 0, 0, 0], [1, 0, 0, 0]),  # a folder of DICOM files
     ]
     tables = EvaluationTables(tmp_path / "out", MODALITIES)
     SupervisedEvaluator(
@@ -94,7 +96,7 @@ def test_files_hold_every_case_in_the_agreed_shape(tmp_path: Path) -> None:
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert {m: {t: (entry["dice"], entry["n"]) for t, entry in targets.items()} for m, targets in metrics.items()} == {
         "mr": {"front": (1.0, 1), "back": (pytest.approx(2 / 3), 1)},
-        "xray": {"lung": (pytest.approx(2 / 3), 1)},
+        "xray": {"lung": (pytest.approx((2 / 3 + 1) / 2), 2)},
     }
     assert set(json.loads((tmp_path / "out" / "metrics_by_domain.json").read_text())) == {"hospital"}
     with (tmp_path / "out" / "cases.csv").open() as file:
@@ -103,7 +105,40 @@ def test_files_hold_every_case_in_the_agreed_shape(tmp_path: Path) -> None:
         ("brain.one", "mr", "hospital", "front", "2"),
         ("brain.one", "mr", "hospital", "back", "2"),
         ("chest", "xray", "", "lung", "2"),
+        ("series.2", "xray", "", "lung", "1"),
     ]
+
+
+def test_a_second_run_begins_anew(tmp_path: Path) -> None:
+    tables = EvaluationTables(tmp_path, MODALITIES)
+    evaluator = SupervisedEvaluator(
+        torch.device("cpu"),
+        DataLoader([case("chest.png", "xray", [1, 0], [1, 0])], batch_size=1),
+        torch.nn.Identity(),
+        prepare_batch=prepare_case,
+        inferer=Perfect(),
+        val_handlers=[tables],
+        decollate=False,
+    )
+    for _ in range(2):
+        evaluator.run()
+        assert json.loads((tmp_path / "metrics.json").read_text())["xray"]["lung"]["n"] == 1
+
+
+def test_a_pair_that_does_not_match_is_a_failure_and_never_loaded() -> None:
+    def check(entry: dict[str, Any]) -> PairFacts:
+        return PairFacts([Finding("warning", "EMPTY_LABEL", "a"), Finding("error", "LABEL_AFFINE", "b")], "mr")
+
+    def load(entry: dict[str, Any]) -> dict[str, Any]:
+        raise AssertionError("not asked for")
+
+    pair_check: Any = check
+    assert EvaluationDataset([{"image": "a.nii", "label": "b.nii"}], load, pair_check)[0] == {
+        "failure": "LABEL_AFFINE: b",
+        "input": "a.nii",
+        "modality": "mr",
+        "domain": "",
+    }
 
 
 class Choosy(Perfect):

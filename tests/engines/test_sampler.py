@@ -57,6 +57,17 @@ def test_order_depends_on_seed_and_epoch_alone() -> None:
     assert list(BalancedModalitySampler(dataset(), 30, seed=6)) != epochs[0]
 
 
+def test_every_walk_through_a_set_and_every_epoch_has_an_order_of_its_own() -> None:
+    sampler = BalancedModalitySampler(dataset(), 30)
+    epochs = [list(sampler) for _ in range(4)]
+    small = [i for epoch in epochs for i in epoch if i < 3]
+    walks = [tuple(small[k : k + 3]) for k in range(0, 39, 3)]
+    assert all(set(walk) == {0, 1, 2} for walk in walks)
+    assert len(set(walks)) > 1
+    modalities = dataset().modalities
+    assert len({tuple(modalities[i] for i in epoch) for epoch in epochs}) == 4
+
+
 def test_seeds_travel_with_the_indices_to_the_workers() -> None:
     sampler = BalancedModalitySampler(dataset(), 60, seed=5)
     first, second = list(sampler), list(sampler)
@@ -67,6 +78,8 @@ def test_seeds_travel_with_the_indices_to_the_workers() -> None:
     resumed = BalancedModalitySampler(dataset(), 60, seed=5)
     resumed.set_epoch(1)
     assert [index.seed for index in resumed] == seeds[60:]
+    other = [index.seed for index in BalancedModalitySampler(dataset(), 60, seed=6) if isinstance(index, SeededIndex)]
+    assert not set(other) & set(seeds)
 
 
 def test_weights_change_shares_and_zero_leaves_out() -> None:

@@ -12,6 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from ignite.engine import Events
 from monai.data import MetaTensor
 from monai.transforms import Compose, Lambdad, RandGaussianNoised, RandLambdad
 
@@ -103,14 +104,45 @@ def test_validation_is_the_mean_over_modalities_of_targets_of_images() -> None:
 
 
 def test_what_is_random_in_the_network_depends_on_seed_and_iteration_alone() -> None:
-    biases = []
+    biases, kept = [], []
+
+    def drop(module: torch.nn.Module, x: tuple[torch.Tensor]) -> torch.Tensor:
+        kept.append(torch.nn.functional.dropout(torch.ones(100)) > 0)
+        return torch.nn.functional.dropout(x[0], 0.5)
+
     for start, seed in ((1, 5), (2, 5), (1, 6)):
         trainer = make(None, epochs=1, seed=seed)
-        trainer.network.conv.register_forward_pre_hook(lambda module, x: torch.nn.functional.dropout(x[0], 0.5))
+        trainer.network.conv.register_forward_pre_hook(drop)
         torch.manual_seed(start)
         trainer.run()
         biases.append(trainer.network.conv.bias.detach().clone())
     assert torch.equal(biases[0], biases[1]) and not torch.equal(biases[0], biases[2])
+    assert not torch.equal(kept[0], kept[1])  # of the first two iterations
+
+
+def test_every_step_begins_in_training_mode_and_without_gradients() -> None:
+    """Whatever state a handler left the network in."""
+    modes, gradients = [], []
+
+    def probe(*args: Any) -> torch.Tensor:
+        modes.append(trainer.network.training)
+        gradients.extend(parameter.grad for parameter in trainer.network.parameters())
+        return loss(*args)
+
+    trainer = make(None, epochs=2, loss=probe)
+    trainer.add_event_handler(Events.EPOCH_STARTED, lambda engine: engine.network.eval())
+    trainer.run()
+    assert modes == [True] * 4
+    assert gradients == [None] * 8
+
+
+def test_the_history_holds_the_mean_loss_of_each_epoch(tmp_path: Path) -> None:
+    trainer, losses = make(tmp_path, epochs=2), []
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: losses.append(step_loss(engine.state.output)))
+    trainer.run()
+    rows = json.loads((tmp_path / "history.json").read_text())
+    assert [row["loss"] for row in rows] == pytest.approx([sum(losses[:2]) / 2, sum(losses[2:]) / 2])
+    assert len(set(losses)) == 4
 
 
 def test_dataset_computes_the_fixed_part_once_and_the_random_part_always(tmp_path: Path) -> None:

@@ -6,43 +6,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-import torch.nn as nn
-from monai.data import MetaTensor, list_data_collate
+from monai.data import MetaTensor
 
-from esp_medsam_monai.errors import InputRefused
 from esp_medsam_monai.inferers import SliceBatchInferer
 from esp_medsam_monai.inferers.slice_batch import decide
-
-
-class Bright(nn.Module):
-    """Analytic stand-in: target k is where the first channel exceeds its threshold; remembers what it was given."""
-
-    def __init__(self, modalities=None, thresholds=(100.0, 200.0), img_size=32):
-        super().__init__()
-        self.modalities = modalities or {"xray": ("lung",), "mr": ("grey", "white")}
-        self.thresholds = thresholds
-        self.img_size = img_size
-        self.calls: list[tuple[tuple[int, ...], object, dict]] = []
-        self.scale = nn.Parameter(torch.ones(1))
-
-    def forward(self, x, modality=None, **kwargs):
-        self.calls.append((tuple(x.shape), modality, kwargs))
-        count = len(self.modalities[modality or "xray"])
-        # The second target's logit rises faster, so that it wins where both are positive.
-        logits = [10**k * (x[:, :1] - self.thresholds[k]) for k in range(count)]
-        return torch.cat(logits, dim=1) * self.scale
-
-
-def boxes(shape=(12, 10, 8), affine=None, **meta) -> MetaTensor:
-    """Noise below 50 with a box at 150 that holds a smaller one at 255."""
-    x = torch.rand((1, *shape), generator=torch.Generator().manual_seed(1)) * 50
-    x[:, 2:10, 2:9, 1:7] = 150
-    x[:, 4:7, 4:6, 3:5] = 255
-    return MetaTensor(x, affine=torch.eye(4) if affine is None else affine, meta=dict(meta))
-
-
-def batch(*images: MetaTensor) -> MetaTensor:
-    return list_data_collate([{"image": image} for image in images])["image"]
+from tests.inferers.bright import Bright, batch, boxes
 
 
 def test_values_bright_object_is_found_where_it_is() -> None:
@@ -153,6 +121,21 @@ def test_values_slice_transform_sees_squares_on_the_way_to_the_network() -> None
     assert set(found.unique().tolist()) == {0, 2}  # 255 / 2 exceeds 100 and not 200
 
 
+class Wide(Bright):
+    """Answers with a channel for every target that any modality has, as networks do when they are given indices."""
+
+    def forward(self, x, modality=None, **kwargs):
+        logits = super().forward(x, modality, **kwargs)
+        return torch.cat([logits, logits.new_full((len(x), 2 - logits.shape[1], *x.shape[-2:]), 9.0)], dim=1)
+
+
+@pytest.mark.parametrize("return_logits", [False, True])
+def test_values_channels_that_a_modality_does_not_have_do_not_count(return_logits: bool) -> None:
+    image = batch(boxes(modality="xray"))
+    inferer = SliceBatchInferer(image_size=32, return_logits=return_logits)
+    assert torch.equal(inferer(image, Wide()), inferer(image, Bright()))
+
+
 def test_values_decision() -> None:
     logits = torch.tensor([[-1.0, -2.0], [0.0, -3.0], [1.0, 2.0], [3.0, 2.0]]).T.reshape(1, 2, 1, 4)
     assert decide(logits, [4, 7]).flatten().tolist() == [0, 4, 7, 4]
@@ -203,78 +186,13 @@ def test_values_constant_colour_is_constant() -> None:
     assert (logits == -1e4).all()
 
 
-class Small(Bright):
-    """A network on a device that holds ``room`` slices; ``device`` is where ``to`` last moved it."""
-
-    def __init__(self, room: int, error: BaseException) -> None:
-        super().__init__()
-        self.room, self.error, self.moves = room, error, []
-
-    def forward(self, x, modality=None, **kwargs):
-        if len(x) > self.room:
-            raise self.error
-        return super().forward(x, modality, **kwargs)
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB"),
-        RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory"),
-        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
-    ],
-)
-def test_values_out_of_memory_halves_the_batch(error: BaseException) -> None:
-    image = boxes(shape=(32, 32, 8), modality="mr")
-    expected = SliceBatchInferer(image_size=32, batch_size=8)(batch(image), Bright())
-    inferer, network = SliceBatchInferer(image_size=32, batch_size=8), Small(2, error)
-    assert torch.equal(inferer(batch(image), network), expected)
-    assert [note.split(":")[0] for note in inferer.notes] == ["OUT_OF_MEMORY"] * 2
-    assert "8 slices at a time were too many" in inferer.notes[0]
-    assert inferer.batch_size == 2
-    assert torch.equal(inferer(batch(image), network), expected)
-    assert inferer.notes == []  # the batch stays small, and it has been said
-
-
-def test_bad_input_out_of_memory_is_refused_by_name() -> None:
-    image = boxes(shape=(32, 32, 8), modality="mr", filename_or_obj="in/large.nii.gz")
-    inferer = SliceBatchInferer(image_size=32, cpu_fallback=True)  # the network is on the CPU already
-    with pytest.raises(InputRefused, match=r"OUT_OF_MEMORY: one slice of in/large\.nii\.gz") as refused:
-        inferer(batch(image), Small(0, torch.OutOfMemoryError("out")))
-    assert refused.value.code == "OUT_OF_MEMORY"
-
-
-def test_bad_input_other_errors_pass() -> None:
-    with pytest.raises(RuntimeError, match="no such luck"):
-        SliceBatchInferer(image_size=32)(batch(boxes(modality="mr")), Small(0, RuntimeError("no such luck")))
-
-
-@pytest.mark.parametrize("allowed", [True, False])
-def test_values_cpu_fallback(allowed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a second device: what the inferer asks about the network's device is answered by the stand-in."""
-    network = Small(0, torch.OutOfMemoryError("out"))
-    place = [torch.device("cuda:0")]
-
-    def move(device) -> Small:
-        place[0] = torch.device(device)
-        network.room = 8 if place[0].type == "cpu" else 0
-        network.moves.append(place[0].type)
-        return network
-
-    monkeypatch.setattr(network, "to", move)
-    monkeypatch.setattr("esp_medsam_monai.inferers.slice_batch._device", lambda *_: place[0])
-    monkeypatch.setattr(torch.Tensor, "to", lambda x, *args, **kwargs: x.float())
-    image = boxes(shape=(32, 32, 8), modality="mr")
-    inferer = SliceBatchInferer(image_size=32, batch_size=1, cpu_fallback=allowed)
-    if not allowed:
-        with pytest.raises(InputRefused, match="OUT_OF_MEMORY"):
-            inferer(batch(image), network)
-        return
-    found = inferer(batch(image), network)
-    assert network.moves == ["cpu", "cuda"]  # for this image, and back for the next
-    assert "segmented on the CPU" in inferer.notes[0]
-    monkeypatch.undo()
-    assert torch.equal(found, SliceBatchInferer(image_size=32)(batch(image), Bright()))
+def test_values_one_varying_channel_is_enough() -> None:
+    """A stain in one colour on a plain background is no empty picture."""
+    picture = torch.full((3, 9, 7), 200.0)
+    picture[1, 2:5, 3:6] = 10.0
+    network = Bright()
+    SliceBatchInferer(image_size=32)(batch(MetaTensor(picture, meta={"modality": "xray"})), network)
+    assert len(network.calls) == 1
 
 
 @pytest.mark.parametrize("axis", ["diagonal", 3, -1])

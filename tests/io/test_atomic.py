@@ -167,5 +167,21 @@ def test_values_other_hosts_have_a_day(tmp_path: Path, dead_pid: int) -> None:
     assert fresh.exists()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows cannot be asked whether a process lives")
+@pytest.mark.parametrize("answer", [PermissionError, OverflowError])
+def test_values_files_of_somebody_else_s_process_stay(
+    answer: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system does not let us ask: the process lives, or its number is none of this machine's."""
+
+    def refuse(pid: int, signal: int) -> None:
+        raise answer
+
+    path = partial(tmp_path, this_host(tmp_path), os.getpid() + 1)
+    monkeypatch.setattr(os, "kill", refuse)
+    assert remove_partials(tmp_path) == 0
+    assert path.exists()
+
+
 def test_bad_input_missing_folder(tmp_path: Path) -> None:
     assert remove_partials(tmp_path / "nowhere") == 0

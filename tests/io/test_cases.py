@@ -199,6 +199,7 @@ def test_no_folder(tmp_path):
     assert find_cases(tmp_path) == ([], [])
 
 
+@pytest.mark.filterwarnings("ignore:Invalid value for VR")
 def test_real_folder(shared_dir):
     folder = shared_dir / "data" / "dicom"
     if not folder.is_dir():

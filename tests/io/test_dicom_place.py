@@ -43,6 +43,7 @@ def test_frames_by_their_offsets():
     np.testing.assert_allclose(place_of(dataset, 3).positions, [[1, 2, 3], [1, 5, 3], [1, 8, 3]])
 
 
+@pytest.mark.filterwarnings("ignore:Invalid value for VR")
 @pytest.mark.parametrize(
     "orientation", [[0] * 6, [1, 0, 0, 1, 0, 0], [2, 0, 0, 0, 2, 0], [1, 0, 0, 0, 1], ["nan"] * 6, None]
 )
@@ -62,6 +63,29 @@ def test_what_is_lacking_is_named():
         "no ImageOrientationPatient",
         "no PixelSpacing",
     )
+
+
+def test_a_frame_s_own_word_counts_before_the_shared_one():
+    shared = _dataset(PixelMeasuresSequence=[_dataset(PixelSpacing=[2, 2])])
+    shared.PlaneOrientationSequence = [_dataset(ImageOrientationPatient=AXIAL)]
+    own = _dataset(PixelMeasuresSequence=[_dataset(PixelSpacing=[3, 4])])
+    own.PlanePositionSequence = [_dataset(ImagePositionPatient=[0, 0, 5])]
+    groups = {"SharedFunctionalGroupsSequence": [shared], "PerFrameFunctionalGroupsSequence": [own]}
+    place = place_of(_dataset(PixelSpacing=[9, 9], ImagePositionPatient=[7, 7, 7], **groups), 1)
+    assert (place.spacing, place.positions, place.orientation) == ((4.0, 3.0), ((0.0, 0.0, 5.0),), tuple(AXIAL))
+
+
+@pytest.mark.parametrize(
+    ("tags", "thickness"),
+    [
+        ({"SpacingBetweenSlices": 5, "SliceThickness": 4}, 5.0),  # with a gap, or overlapping
+        ({"SpacingBetweenSlices": -5, "SliceThickness": 4}, 4.0),
+        ({"SliceThickness": 0}, 1.0),
+        ({}, 1.0),
+    ],
+)
+def test_thickness_is_the_distance_of_slices_where_it_is_stated(tags, thickness):
+    assert place_of(_dataset(**tags), 1).thickness == thickness
 
 
 def test_directions_agree_to_a_thousandth():

@@ -88,7 +88,7 @@ def test_refusals(tmp_path, dicom_series, dicom_file, space, masked):
     out = tmp_path / "seg.dcm"
     heights = [(0, 0, z) for z in (0.0, 1.0, 2.0)]
     paths = dicom_series(tmp_path / "in", heights, **space)
-    other = dicom_series(tmp_path / "other", [(9, 0, z) for _, _, z in heights], **space)
+    other = dicom_series(tmp_path / "other", [(0.2, 0, z) for _, _, z in heights], **space)
     nowhere = dicom_series(tmp_path / "nowhere", heights, StudyInstanceUID=generate_uid())
     clip = dicom_file(tmp_path / "clip.dcm", np.zeros((3, 6, 5), np.uint8), US_MULTIFRAME, Modality="US", **space)
     mask = masked(paths)
@@ -116,13 +116,18 @@ def test_bad_arguments(tmp_path, dicom_series, space, masked):
 
 
 @needs_highdicom
-@pytest.mark.parametrize("damage", ["short", "other_pixels"])
+@pytest.mark.parametrize("damage", ["short", "other_pixels", "other_space", "other_places"])
 def test_a_damaged_file_is_not_kept(tmp_path, dicom_series, space, monkeypatch, damage, masked):
     import highdicom
 
     def save_badly(self, path, **kwargs):
         if damage == "other_pixels":
             self.PixelData = bytes(len(self.PixelData))
+        if damage == "other_space":
+            self.FrameOfReferenceUID = generate_uid()
+        if damage == "other_places":
+            for group in self.PerFrameFunctionalGroupsSequence:
+                group.PlanePositionSequence[0].ImagePositionPatient = [0, 0, 0]
         pydicom.Dataset.save_as(self, path, **kwargs)
         if damage == "short":
             path.write_bytes(path.read_bytes()[:2000])

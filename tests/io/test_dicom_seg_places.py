@@ -119,6 +119,18 @@ def test_orientations_that_differ_by_rounding(tmp_path, dicom_series, space, mas
 
 
 @needs_highdicom
+@pytest.mark.parametrize("kind", ["binary", "labelmap"])
+def test_every_image_has_its_frame_whatever_was_found_on_it(tmp_path, dicom_series, space, kind, masked):
+    """Some viewers count frames from the first image, and shift a mask whose empty ones were left out."""
+    paths = dicom_series(tmp_path / "in", [(0, 0, 2.0 * k) for k in range(4)], **space)
+    mask = masked(paths)
+    mask[..., [0, 2, 3]] = 0
+    seg = pydicom.dcmread(write_dicom_seg(tmp_path / "seg.dcm", mask, paths, "mr", TARGETS, kind))
+    places = [float(g.PlanePositionSequence[0].ImagePositionPatient[2]) for g in seg.PerFrameFunctionalGroupsSequence]
+    assert sorted(places) == sorted([0.0, 2.0, 4.0, 6.0] * (2 if kind == "binary" else 1))
+
+
+@needs_highdicom
 def test_missing_slices_have_no_frames(tmp_path, dicom_series, space, masked):
     """The reader fills the gap with an empty slice, where no image lies that a frame could refer to."""
     heights = (0.0, 2.0, 4.0, 8.0)

@@ -97,12 +97,17 @@ def test_a_slice_off_the_line_is_refused(tmp_path, dicom_series):
     assert _refused(dicom_series(tmp_path, [(0, 0.5 * (k == 2), k) for k in range(5)])) == "IRREGULAR_POSITIONS"
 
 
-def test_several_pixel_spacings_are_refused(tmp_path, dicom_series):
+@pytest.mark.parametrize(("spacing", "refused"), [([0.7, 0.503], True), ([0.7005, 0.5], False)])
+def test_several_pixel_spacings_are_refused(tmp_path, dicom_series, spacing, refused):
+    """To a thousandth: some scanners round differently from slice to slice."""
     paths = dicom_series(tmp_path, LINE[:2])
     dataset = pydicom.dcmread(paths[0])
-    dataset.PixelSpacing = [0.9, 0.9]
+    dataset.PixelSpacing = spacing
     dataset.save_as(paths[0])
-    assert _refused(paths) == "MIXED_SPACING"
+    if refused:
+        assert _refused(paths) == "MIXED_SPACING"
+    else:
+        assert read_series(paths)[0].shape == (5, 6, 2)
 
 
 def test_grouping_by_series_orientation_and_size(tmp_path, dicom_file, dicom_series):
@@ -119,37 +124,6 @@ def test_grouping_by_series_orientation_and_size(tmp_path, dicom_file, dicom_ser
     assert [len(group) for group in groups] == [5, 2, 3, 4, 1, 1]
     assert _refused(files) == "SEVERAL_SERIES"
     assert _refused([tmp_path / "e" / "seg.dcm"]) == "NOT_AN_IMAGE"
-
-
-def test_rescale_and_inverted_greys(tmp_path, dicom_file):
-    # CT stores 0..4095 for -1024..3071 HU; MR with a slope is where ITK does not apply it.
-    stored = np.array([[0, 1024], [1064, 4095]], np.uint16)
-    for modality in ("CT", "MR"):
-        path = dicom_file(
-            tmp_path / f"{modality}.dcm", stored, Modality=modality, RescaleSlope=1, RescaleIntercept=-1024
-        )
-        array, _ = read_series([path], AS_PICTURES)
-        np.testing.assert_array_equal(array[..., 0], stored.T.astype(float) - 1024)
-    path = dicom_file(
-        tmp_path / "inverted.dcm",
-        stored,
-        Modality="CR",
-        PhotometricInterpretation="MONOCHROME1",
-        BitsStored=12,
-        HighBit=11,
-    )
-    array, _ = read_series([path], AS_PICTURES)
-    np.testing.assert_array_equal(array[..., 0], 4095 - stored.T)
-
-
-def test_every_slice_keeps_its_own_rescale(tmp_path, dicom_series):
-    paths = dicom_series(tmp_path, LINE[:2])
-    for slope, path in zip((2.0, 3.0), paths, strict=True):
-        dataset = pydicom.dcmread(path)
-        dataset.RescaleSlope, dataset.RescaleIntercept = slope, 0.5
-        dataset.save_as(path)
-    array, _ = read_series(paths)
-    assert array[1, 2, 0] == 2.0 * 21 + 0.5 and array[1, 2, 1] == 3.0 * 1021 + 0.5
 
 
 def test_single_slice_and_colour(tmp_path, dicom_file):
@@ -191,29 +165,7 @@ def test_enhanced_multiframe_takes_positions_of_its_frames(tmp_path, dicom_file)
     np.testing.assert_allclose(meta["affine"], LPS_TO_RAS @ np.diag([0.5, 0.7, 2.0, 1.0]))
 
 
-# Compressed and odd files that come with pydicom, against SimpleITK reading the file as it is.
-@pytest.mark.parametrize(
-    "name",
-    [
-        "MR_small_RLE.dcm",
-        "MR_small_jp2klossless.dcm",
-        "MR_small_jpeg_ls_lossless.dcm",
-        "JPEG-lossy.dcm",
-        "CT_small.dcm",
-        "SC_rgb_jpeg_dcmtk.dcm",
-        "SC_rgb_small_odd_big_endian.dcm",
-        "MR_small_bigendian.dcm",
-    ],
-)
-def test_pixels_agree_with_simpleitk(name):
-    path = get_testdata_file(name, download=False)
-    if path is None:
-        pytest.skip(f"this pydicom does not ship {name}")
-    array, _ = read_series([path])
-    expected = sitk.GetArrayFromImage(sitk.ReadImage(path))
-    np.testing.assert_array_equal(array.transpose(), expected)
-
-
+@pytest.mark.filterwarnings("ignore:Expected implicit VR")
 def test_broken_files_are_named(tmp_path, dicom_file):
     text = tmp_path / "text.dcm"
     text.write_text("no DICOM at all")
@@ -226,6 +178,7 @@ def test_broken_files_are_named(tmp_path, dicom_file):
     assert _refused([header_only]) == "TRUNCATED"
 
 
+@pytest.mark.filterwarnings("ignore:End of file reached")
 @pytest.mark.parametrize(
     "name", ["MR_small.dcm", "MR_small_RLE.dcm", "SC_ybr_full_422_uncompressed.dcm", "image_dfl.dcm"]
 )
@@ -242,15 +195,6 @@ def test_a_file_cut_anywhere_is_never_taken_for_no_image(tmp_path, name):
         assert _refused([path]) in {"TRUNCATED", "NOT_AN_IMAGE"}, share
         with suppress(InputRefused):
             assert read_header(path).is_image, share
-
-
-def test_modality_lut_is_applied(tmp_path, dicom_file):
-    table = Dataset()
-    table.LUTDescriptor, table.ModalityLUTType, table.LUTData = [4, 0, 16], "HU", b"\n\0\x14\0\x28\0\x50\0"
-    stored = np.array([[0, 1], [2, 3]], np.uint16)
-    path = dicom_file(tmp_path / "a.dcm", stored, Modality="CR", ModalityLUTSequence=Sequence([table]))
-    array, _ = read_series([path])
-    np.testing.assert_array_equal(array[..., 0], [[10, 40], [20, 80]])
 
 
 def test_grouping_takes_time_in_proportion(tmp_path):

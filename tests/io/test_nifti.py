@@ -20,6 +20,8 @@ def test_the_sform_counts_where_both_are_set(tmp_path):
     _, meta = read_nifti(path)
     np.testing.assert_allclose(meta["affine"], nib.load(path).affine)
     assert "differ by up to 12.5 mm" in warnings_of(meta)[0]
+    shifted[0, 3] = 0.002
+    assert "differ by up to 0.002 mm" in warnings_of(read_nifti(nifti(tmp_path / "c.nii", qform=shifted))[1])[0]
     shifted[0, 3] = 0.0005
     assert warnings_of(read_nifti(nifti(tmp_path / "b.nii", qform=shifted))[1]) == []
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from monai.data import MetaTensor
 from PIL import Image
 
+from esp_medsam_monai.geometry import slice_plan
 from esp_medsam_monai.io.preview import PANELS, informative_slices, write_preview
 from esp_medsam_monai.modalities import describe_target, target_color
 
@@ -93,6 +96,84 @@ def test_values_file_says_where_its_panels_lie(shape: tuple[int, ...], count: in
         inner = drawn[upper + 2 : lower - 20, left + 25 : right - 2]  # without the letters at two edges
         assert np.median(inner) == 60
         assert (drawn[upper + 20 : lower - 2, max(0, left - 4) : max(0, left - 2)].max(axis=-1, initial=0) < 40).all()
+
+
+def test_values_first_panel_of_a_picture_shows_it_as_it_is(tmp_path: Path) -> None:
+    drawn = draw(tmp_path / "a.png", (30, 24))
+    first, second = json.loads(Image.open(tmp_path / "a.png").info[PANELS])
+    color = target_color("mr", "hippocampus_anterior")
+    counts = [near(drawn[upper:lower, left:right], color) for left, upper, right, lower in (first, second)]
+    assert counts[0] == 0 and counts[1] > 100
+
+
+def test_values_panels_are_in_true_proportion_and_full(tmp_path: Path) -> None:
+    image = MetaTensor(torch.full((1, 30, 24, 3), 60.0), affine=torch.diag(torch.tensor([1.0, 2.5, 4.0, 1.0])))
+    path = write_preview(tmp_path / "a.png", image, torch.zeros((1, 30, 24, 3)), TARGETS, "mr", "case")
+    picture = Image.open(path)
+    drawn = np.asarray(picture.convert("RGB"))
+    left, upper, right, lower = json.loads(picture.info[PANELS])[1]  # the first has letters
+    assert (right - left) / (lower - upper) == pytest.approx(30 * 1.0 / (24 * 2.5), rel=0.02)
+    assert (drawn[upper + 2 : lower - 25, left + 2 : right - 2] == 60).all()
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that are saved, for the words in them."""
+    saved: list[Figure] = []
+    save = Figure.savefig
+
+    def remember(figure: Figure, *args: object, **kwargs: object) -> None:
+        saved.append(figure)
+        save(figure, *args, **kwargs)
+
+    monkeypatch.setattr(Figure, "savefig", remember)
+    return saved
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("codes", ["RAS", "LPI", "SAR"])
+def test_values_letters_name_the_sides_of_the_patient(
+    axis: int, codes: str, figures: list[Figure], tmp_path: Path
+) -> None:
+    """Where the patient's sides are, the coordinates of the voxels tell."""
+    affine = nib.orientations.inv_ornt_aff(nib.orientations.axcodes2ornt(tuple(codes)), (8, 8, 8))
+    world = nib.affines.apply_affine(affine, np.indices((8, 8, 8)).transpose(1, 2, 3, 0)).transpose(3, 0, 1, 2)
+    image = MetaTensor(torch.from_numpy(world), affine=torch.from_numpy(affine))
+    plan = slice_plan(image.affine, (8, 8, 8), axis)
+    points = plan.to_slices(torch.from_numpy(world.copy()), 4, 5)[0].numpy()
+    expected = []
+    for edge in (points[:, 4, 0], points[:, 0, 4]):  # the left one and the upper one
+        step = edge - points[:, 4, 4]
+        world_axis = int(np.abs(step).argmax())
+        expected.append(("LR", "PA", "IS")[world_axis][int(step[world_axis] > 0)])
+    mask = torch.zeros((1, 8, 8, 8))
+    write_preview(tmp_path / "a.png", image[:1], mask, TARGETS, "mr", "case", axis=axis)
+    assert [text.get_text() for text in figures[0].axes[0].texts[-2:]] == expected
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("codes", ["RAS", "LPI"])
+def test_values_the_slice_that_holds_something_is_shown(
+    axis: int, codes: str, figures: list[Figure], tmp_path: Path
+) -> None:
+    affine = nib.orientations.inv_ornt_aff(nib.orientations.axcodes2ornt(tuple(codes)), (8, 8, 8))
+    image = MetaTensor(torch.full((1, 8, 8, 8), 60.0), affine=torch.from_numpy(affine))
+    mask = torch.zeros((1, 8, 8, 8), dtype=torch.uint8)
+    mask[0, 1, 2, 4] = 7
+    plan = slice_plan(image.affine, (8, 8, 8), axis)
+    (number,) = (i for i in range(8) if plan.to_slices(mask, i, i + 1).any())
+    write_preview(tmp_path / "a.png", image, mask, TARGETS, "mr", "case", axis=axis)
+    assert [axes.texts[0].get_text() for axes in figures[0].axes] == [f"{number + 1} / 8"]
+
+
+@pytest.mark.parametrize(("shape", "size"), [((30, 24, 9), "1,296 voxels, 3.24 mL"), ((30, 24), "144 pixels, 20.0 %")])
+def test_values_sizes_in_the_legend(shape: tuple[int, ...], size: str, figures: list[Figure], tmp_path: Path) -> None:
+    image = MetaTensor(torch.full((1, *shape), 60.0), affine=torch.diag(torch.tensor([0.5, 2.0, 2.5, 1.0])))
+    mask = torch.zeros((1, *shape), dtype=torch.uint8)
+    mask[:, 4:16, 4:16] = 7  # 12 x 12 pixels; a voxel has 2.5 mm³
+    write_preview(tmp_path / "a.png", image, mask, TARGETS, "mr", "case")
+    words = [text.get_text() for text in figures[0].legends[0].get_texts()]
+    assert words == [f"hippocampus anterior: {size}", "hippocampus posterior: nothing found"]
 
 
 @pytest.mark.parametrize(

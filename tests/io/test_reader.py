@@ -15,6 +15,9 @@ from esp_medsam_monai.errors import InputRefused, find_refusal, warnings_of
 from esp_medsam_monai.geometry import slice_plan
 from esp_medsam_monai.io.reader import MedicalImageReader
 
+# MONAI's LoadImage makes every reader that it knows; this one misses a decoder for GPUs.
+pytestmark = pytest.mark.filterwarnings("ignore:NvImgCodecPydicomReader")
+
 
 @pytest.fixture
 def load():
@@ -103,6 +106,13 @@ def test_palette_labels_keep_their_indices(tmp_path):
     picture.save(tmp_path / "a.png")
     loader = LoadImaged("label", reader=MedicalImageReader(labels=True), ensure_channel_first=True)
     np.testing.assert_array_equal(loader({"label": tmp_path / "a.png"})["label"][0], indices.T)
+
+
+def test_labels_of_one_bit_are_zero_and_one(tmp_path):
+    bits = np.array([[True, False, True], [False, False, True]])
+    Image.fromarray(bits).save(tmp_path / "a.png")
+    loader = LoadImaged("label", reader=MedicalImageReader(labels=True), ensure_channel_first=True)
+    np.testing.assert_array_equal(loader({"label": tmp_path / "a.png"})["label"][0], bits.T)
 
 
 def test_dicom_file_list_and_folder_agree(tmp_path, load, dicom_series):
@@ -233,6 +243,7 @@ def test_damaged_picture_is_refused(tmp_path, load):
         assert _refusal(load, tmp_path / f"cut.{suffix}").code == "TRUNCATED"
 
 
+@pytest.mark.filterwarnings("ignore:Invalid value for VR")
 def test_real_files(shared_dir, load):
     folder = shared_dir / "data" / "dicom" / "single"
     if not folder.is_dir():

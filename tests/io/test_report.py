@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,46 @@ def test_values_rows_of_an_earlier_run_stay_until_the_end(tmp_path: Path) -> Non
     assert {row["case"] for row in json.loads(late.path.read_text(encoding="utf-8"))["cases"]} == {"a", "b", "gone"}
     late.finish(130)
     assert {row["case"] for row in json.loads(late.path.read_text(encoding="utf-8"))["cases"]} == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    ("content", "kept"),
+    [
+        ('{"run": {}, "cases": []}', False),
+        ('\ufeff{"run": {}, "cases": []}', False),
+        ('{"coverage": 98}', True),
+        ("[" * 200_000, True),
+        ('{"run": {"started"', True),
+    ],
+)
+def test_values_what_is_no_report_of_ours_is_kept(content: str, kept: bool, tmp_path: Path) -> None:
+    (tmp_path / "report.json").write_text(content, encoding="utf-8")
+    report = RunReport(tmp_path / "report.json", cases=["a"])
+    assert report.known("a") is None
+    report.add("a", "x", "done")
+    assert len(report.finish(0)["cases"]) == 1
+    backup = tmp_path / "report.json.~1~"
+    assert backup.exists() == kept
+    assert report.run["notes"] == ([report.run["notes"][0]] if kept else [])
+    if kept:
+        assert backup.read_text(encoding="utf-8") == content
+        assert backup.name in report.run["notes"][0]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with names")
+def test_values_what_is_no_file_does_not_stop_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "report.json")
+    report = RunReport(tmp_path / "report.json")
+    report.save()
+    assert report.path.is_file()
+
+
+def test_values_a_run_without_cases_keeps_the_rows_of_others(tmp_path: Path) -> None:
+    early = RunReport(tmp_path / "report.json", cases=["a"])
+    early.add("a", "x", "done")
+    early._rows["a"]["finished"] = "2020-01-01T00:00:00+00:00"
+    early.finish(0)
+    assert [row["case"] for row in RunReport(tmp_path / "report.json").finish(2)["cases"]] == ["a"]
 
 
 def test_values_saving_a_large_report_takes_little_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

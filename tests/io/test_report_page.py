@@ -134,6 +134,7 @@ def test_values_what_happened_in_words(tmp_path: Path) -> None:
         ([failed("a", "X: y"), failed("b", "X: y")], {}, "All 2 cases failed"),
         ([], {"exit_status": 2}, "No images were found"),
         ([done("a"), failed("b", "X: y")], {"exit_status": 130}, "Interrupted: 1 of 2 cases done, 1 failed"),
+        ([done("a")], {"exit_status": 130, "cases_found": 9}, "Interrupted: 1 of 9 cases done, 0 failed, 8 not begun"),
         ([done("a"), done("b")], {"exit_status": None, "finished": None}, "Not finished: all 2 cases done"),
     ],
 )

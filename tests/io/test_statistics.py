@@ -96,9 +96,19 @@ def test_values_of_a_radiograph_are_areas(shape: tuple[int, ...], sides: tuple[f
     """DICOM without a place in the patient is ``diag(-sx, -sy, 1, 1)``; sides of 1 also stand for no size at all."""
     values = np.zeros(shape, dtype=np.uint8)
     values[:5, :4] = 2
-    (row,) = target_statistics(mask_of(values, np.diag([-sides[0], -sides[1], 1.0, 1.0])), {"lung": 2}, "xray")
+    mask = mask_of(values, np.diag([-sides[0], -sides[1], 1.0, 1.0]), has_place=False)
+    (row,) = target_statistics(mask, {"lung": 2}, "xray")
     assert row["area_mm2"] == (2.0 if sides == (0.2, 0.5) else None)
     assert (row["volume_ml"], row["centroid_mm"], row["slices"]) == (None, None, 1)
+
+
+def test_values_of_frames_without_a_place_are_counts() -> None:
+    """An anonymised multi-frame image: a volume in mL would be made up."""
+    mask = block()
+    mask.meta["has_place"] = False
+    row = target_statistics(mask, TARGETS, "mr")[0]
+    assert row["voxels"] == 24
+    assert (row["volume_ml"], row["area_mm2"], row["centroid_mm"]) == (None, None, None)
 
 
 def test_values_of_one_slice_in_a_patient() -> None:
@@ -110,6 +120,34 @@ def test_values_of_one_slice_in_a_patient() -> None:
     row = target_statistics(mask_of(values, affine), TARGETS, "mr")[0]
     assert (row["area_mm2"], row["volume_ml"], row["slices"]) == (5.0, 0.02, 1)
     assert row["centroid_mm"] == [0.0, 1.0, -9.25]
+
+
+def test_values_of_a_slice_whose_sides_are_not_at_right_angles() -> None:
+    values = np.zeros((20, 10, 1), dtype=np.uint8)
+    values[:5, :4] = 7
+    affine = np.diag([2.0, 3.0, 4.0, 1.0])
+    affine[0, 1] = 1.0  # a parallelogram of base 2 mm and height 3 mm
+    row = target_statistics(mask_of(values, affine), TARGETS, "mr")[0]
+    assert (row["area_mm2"], row["volume_ml"]) == (120.0, 0.48)
+
+
+def test_values_of_an_empty_mask() -> None:
+    rows = target_statistics(block() * 0, TARGETS, "mr")
+    assert [(row["voxels"], row["percent"], row["volume_ml"], row["slices"]) for row in rows] == [(0, 0.0, 0.0, 0)] * 2
+    assert [(row["centroid_mm"], row["components"]) for row in rows] == [(None, 0)] * 2
+
+
+def test_values_at_the_edges_of_the_image_and_of_each_other() -> None:
+    """Only the box around all targets is looked at, in any memory order; here it is the image, and one target's own."""
+    values = np.zeros((6, 7, 8), dtype=np.uint8)
+    values[0, 0, 0] = values[5, 6, 7] = 7
+    values[2:4, 3, 5] = 8
+    for stored in (values, np.asfortranarray(values)):
+        first, second = target_statistics(mask_of(stored, np.eye(4)), TARGETS, "mr", axis=0)
+        assert (first["voxels"], first["slices"], first["components"]) == (2, 2, 2)
+        assert first["centroid_mm"] == [2.5, 3.0, 3.5]
+        assert (second["voxels"], second["slices"], second["components"]) == (2, 2, 1)
+        assert second["centroid_mm"] == [2.5, 3.0, 5.0]
 
 
 def test_values_components_agree_with_scipy() -> None:

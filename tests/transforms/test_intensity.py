@@ -24,6 +24,7 @@ def test_photographs_in_8_bits_keep_their_values():
     ("stored", "expected"),
     [
         (np.array([0, 32768, 65535], dtype=np.int32), [0.0, 127.5019, 255.0]),  # uint16, as MONAI widens it
+        (np.array([0, 1, 1], dtype=np.int16), [0.0, 1.0, 1.0]),  # a dark picture, and no share of 1
         (np.array([0, 7, 200], dtype=np.int16), [0.0, 7.0, 200.0]),  # 8 bits stored in a wider type
         (np.array([0.0, 0.5, 1.0], dtype=np.float32), [0.0, 127.5, 255.0]),
         (np.array([0.0, 0.5, 200.0], dtype=np.float64), [0.0, 0.5, 200.0]),

@@ -32,6 +32,16 @@ def test_messages_of_others_still_come_through(caplog):
     assert logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").level == before
 
 
+def test_label_files_are_read_as_such(tmp_path):
+    array = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    array[0, 0, 0] = np.nan  # of an image it would be replaced
+    path = tmp_path / "scan_seg.nii.gz"
+    nib.save(nib.Nifti1Image(array, np.eye(4)), path)
+    load_medical_imaged("image")({"image": str(path)})
+    with pytest.raises(InputRefused, match="NON_FINITE"):
+        load_medical_imaged("label", labels=True)({"label": str(path)})
+
+
 def test_rules_reach_the_reader(tmp_path):
     array = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
     array[0, 0, :2] = np.nan

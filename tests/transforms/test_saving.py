@@ -39,6 +39,15 @@ def test_bad_input() -> None:
     assert SaveMaskd("pred", "out", allow_missing_keys=True)({"image": 1}) == {"image": 1}
 
 
+def test_bad_input_is_never_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "a_seg.nii.gz"
+    path.write_bytes(b"the image")
+    mask = MetaTensor(torch.zeros(1, 4, 5, 6), meta={"filename_or_obj": str(path), "case": "a"})
+    with pytest.raises(ValueError, match="would be overwritten"):
+        SaveMaskd("pred", tmp_path)({"pred": mask})
+    assert path.read_bytes() == b"the image"
+
+
 def mr_mask(value: int, modality: str | None = "mr") -> MetaTensor:
     mask = MetaTensor(torch.zeros((1, 4, 5, 6), dtype=torch.uint8), meta={"filename_or_obj": "in/a.nii.gz"})
     mask[0, 1, 2, 3] = value
@@ -48,7 +57,7 @@ def mr_mask(value: int, modality: str | None = "mr") -> MetaTensor:
 
 
 def test_values_names_of_the_mask_s_own_modality_are_in_the_file(tmp_path: Path) -> None:
-    SaveMaskd("pred", tmp_path, modalities=shipped_modalities())({"pred": mr_mask(8)})
+    postprocessing("pred", tmp_path, shipped_modalities())({"pred": mr_mask(8)})
     table = read_label_table(tmp_path / "a_seg.nii.gz")
     assert {value: name for value, (name, _) in table.items()} == {  # the contract's table
         0: "background",
