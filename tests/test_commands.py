@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -19,24 +21,15 @@ import esp_medsam_monai
 from esp_medsam_monai.__main__ import main
 from esp_medsam_monai.bundle import config_options, write_sha256
 from esp_medsam_monai.commands import segment as command
+from esp_medsam_monai.commands.quiet import quiet_monai
 from esp_medsam_monai.modalities import label_names, shipped_modalities
-from esp_medsam_monai.networks import ESPMedSAM
-
-SIDE = 64
+from tests.bundles.small_bundle import make_small_bundle
 
 
 @pytest.fixture(scope="module")
 def bundle(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shipped configs for a small network with random weights."""
-    root = tmp_path_factory.mktemp("bundle")
-    shutil.copytree(repository / "bundles" / "esp_medsam" / "configs", root / "configs")
-    config = root / "configs" / "inference.yaml"
-    text = config.read_text(encoding="utf-8")
-    config.write_text(text.replace("image_size: 256", f"image_size: {SIDE}"), encoding="utf-8")
-    (root / "models").mkdir()
-    torch.manual_seed(0)
-    torch.save(ESPMedSAM(shipped_modalities(), img_size=SIDE).state_dict(), root / "models" / "model.pt")
-    return root
+    return make_small_bundle(repository, tmp_path_factory.mktemp("small") / "bundle")
 
 
 @pytest.fixture
@@ -205,6 +198,40 @@ def test_python_door(bundle: Path, images: Path, tmp_path: Path) -> None:
         esp_medsam_monai.segment(images, tmp_path / "no", bundle=bundle, modalty="fundus")
     with pytest.raises(AttributeError, match="segmant"):
         esp_medsam_monai.segmant  # noqa: B018
+
+
+def test_python_door_tells_why_a_run_broke_off(bundle: Path, images: Path, tmp_path: Path) -> None:
+    torch.save({"other": torch.zeros(1)}, tmp_path / "other.pt")
+    with pytest.raises(RuntimeError, match=r"ended with 1; .*other\.pt does not fit"):
+        esp_medsam_monai.segment(images, tmp_path / "out", bundle=bundle, ckpt=str(tmp_path / "other.pt"))
+    with pytest.raises(ValueError, match="both input and output"):
+        esp_medsam_monai.segment(images, images / ".." / "in", bundle=bundle)
+    assert [path.name for path in images.iterdir()] == ["eye.png"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes of POSIX")
+def test_nobody_reads_the_messages(bundle: Path, images: Path, tmp_path: Path) -> None:
+    """``| head -1``: the run goes on to its end, and says nothing of what it cannot say."""
+    for index in range(2):
+        shutil.copy(images / "eye.png", images / f"eye{index}.png")
+    words = [sys.executable, "-m", "esp_medsam_monai", "segment", str(images), str(tmp_path / "out")]
+    reading, writing = os.pipe()
+    os.close(reading)
+    run = subprocess.run(
+        [*words, "--bundle", str(bundle), "--modality", "fundus", "--no-preview"],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(writing)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert len(json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))["cases"]) == 3
+
+
+def test_quiet() -> None:
+    with quiet_monai():
+        assert not logging.getLogger("highdicom.base").isEnabledFor(logging.INFO)
 
 
 def test_package_stays_light() -> None:

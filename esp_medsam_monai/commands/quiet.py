@@ -12,7 +12,9 @@ __all__ = ["quiet_monai"]
 
 @contextmanager
 def quiet_monai() -> Iterator[None]:
-    """Leave out MONAI's talk about config files and ignite's about epochs; errors and all other warnings stay.
+    """Leave out MONAI's talk about config files, ignite's about epochs and highdicom's about attributes.
+
+    Errors and all other warnings stay.
 
     MONAI warns at every start that a config is code. That is true, and SECURITY.md and ``--bundle`` say it; a warning
     that comes every time is read by nobody.
@@ -20,7 +22,7 @@ def quiet_monai() -> Iterator[None]:
     import monai.bundle  # its loggers exist, with a handler each, from here on
 
     levels = {name: logging.ERROR for name in logging.root.manager.loggerDict if name.startswith(monai.bundle.__name__)}
-    levels["ignite"] = logging.WARNING
+    levels |= dict.fromkeys(("ignite", "highdicom"), logging.WARNING)
     # Engines log what they then raise.
     levels["ignite.engine.engine"] = logging.CRITICAL
     before = {name: logging.getLogger(name).level for name in levels}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import io
 import json
 import logging
 import os
@@ -30,7 +31,7 @@ from .quiet import quiet_monai
 
 __all__ = ["add", "segment"]
 
-_INTERRUPTED = 130
+_BROKEN, _INTERRUPTED = 1, 130
 _REPORTED = (0, 2, 8)
 """Exit statuses after which the report tells everything: all done, nothing found, some failed."""
 
@@ -63,9 +64,11 @@ def segment(
 
     Raises:
         FileNotFoundError: when there is no such bundle, or it has no weights.
-        RuntimeError: when packages are missing or too old, or the run could not begin.
-        ValueError: when no entry of the config has the name of an option.
+        RuntimeError: when packages are missing or too old, or the run could not be carried out.
+        ValueError: when no entry of the config has the name of an option, or ``input`` is ``output``.
     """
+    if os.path.realpath(input) == os.path.realpath(output):
+        raise ValueError(f"{input} is both input and output; give another output.")
     folder = find_bundle(bundle)
     config = _config(folder)
     if unknown := unknown_sentences(options, yaml.safe_load(config.read_text(encoding="utf-8")), str(config)):
@@ -77,8 +80,24 @@ def segment(
         if end.code == _INTERRUPTED:
             raise KeyboardInterrupt from end
         if end.code not in _REPORTED:
-            raise RuntimeError(f"the run ended with {end.code}; see the messages above.") from end
-    return json.loads((Path(output) / "report.json").read_text(encoding="utf-8"))
+            raise RuntimeError(" ".join([f"the run ended with {end.code};", *_notes(output)])) from end
+        status = end.code
+    else:
+        status = 0
+    report = json.loads((Path(output) / "report.json").read_text(encoding="utf-8"))
+    # A run beside this one may have written there meanwhile.
+    report["run"]["exit_status"] = status
+    return report
+
+
+def _notes(output: str | os.PathLike[str]) -> list[str]:
+    """What a run that broke off has written about itself."""
+    try:
+        run = json.loads((Path(output) / "report.json").read_text(encoding="utf-8"))["run"]
+        notes = run["notes"] if run["exit_status"] == _BROKEN else []
+    except (OSError, ValueError, LookupError, TypeError):
+        notes = []
+    return notes or ["see the messages above."]
 
 
 def add(commands: Any, words: Sequence[str]) -> list[str]:
@@ -189,8 +208,15 @@ def _is_bool(option: Option, text: str) -> bool:
 def _run(args: argparse.Namespace) -> None:
     options = {key.removeprefix(_PREFIX): value for key, value in vars(args).items() if key.startswith(_PREFIX)}
     if threading.current_thread() is threading.main_thread():
-        # Schedulers end a run with SIGTERM: the same as Ctrl-C from the first moment on.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        # From the first moment on the same as Ctrl-C: schedulers send SIGTERM, terminals that close SIGHUP.
+        for name in ("SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, signal.default_int_handler)
+    # Names of files hold whatever a disk allows, and whoever read the messages may be gone (``| head -1``).
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    logging.raiseExceptions = args.debug
     told, wrong = logging.StreamHandler(sys.stdout), logging.StreamHandler(sys.stderr)
     told.addFilter(lambda record: record.levelno < logging.ERROR)
     wrong.setLevel(logging.ERROR)

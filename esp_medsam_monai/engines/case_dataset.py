@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 import traceback
@@ -12,6 +13,7 @@ from typing import Any
 from monai.data import Dataset
 
 from esp_medsam_monai.errors import warnings_of
+from esp_medsam_monai.hashing import stamp_of_files
 from esp_medsam_monai.io import Case, examined_body_part, find_cases, sidecar_modality
 
 from .interruption import INTERRUPTED, Interruption
@@ -19,10 +21,13 @@ from .reasons import reason_of
 
 __all__ = ["CaseDataset"]
 
+_LOGGER = logging.getLogger(__name__)
+
 
 class CaseDataset(Dataset):
-    """Items ``{"image", "case", "input", "seconds"}`` of the cases found in a folder.
+    """Items ``{"image", "case", "input", "seconds", "stamp"}`` of the cases found in a folder.
 
+    By ``stamp`` one can tell later whether the files are still those that were read.
     A case that cannot be loaded gives ``{"case", "input", "modality", "modality_source", "warnings", "failure",
     "traceback"}``, all text, instead of an exception that would end the loader; :class:`FolderEvaluator` reports it.
     A case in :attr:`finished` is not loaded: ``{"case", "input", "finished"}``.
@@ -39,6 +44,7 @@ class CaseDataset(Dataset):
         cases: what was found, in the order of names.
         ignored: files that are no cases.
         problem: why there is nothing to do, None otherwise.
+        is_output: whether images and results were to share a folder, in which nothing may be written then.
         index: place of each case, by name.
         finished: names of cases that need not be loaded.
     """
@@ -54,7 +60,9 @@ class CaseDataset(Dataset):
             try:
                 self.cases, self.ignored, self.problem = _search(dataset_dir, output_dir, series)
             except KeyboardInterrupt:  # a large folder takes a while to search
+                _LOGGER.error("interrupted while looking for images")
                 raise SystemExit(INTERRUPTED) from None
+        self.is_output = _is_same(dataset_dir, output_dir)
         self.index = {case.name: index for index, case in enumerate(self.cases)}
         self.finished: set[str] = set()
         super().__init__([_entry(case) for case in self.cases], transform)
@@ -66,6 +74,7 @@ class CaseDataset(Dataset):
             return known | {"finished": True}
         started = time.perf_counter()
         try:
+            stamp = stamp_of_files(case.files)
             item = super()._transform(index)
         except Exception as error:  # whatever a foreign file provokes
             return {
@@ -83,7 +92,7 @@ class CaseDataset(Dataset):
             image.meta["modality_source"] = case.modality_source
         if case.kind == "dicom" and (body_part := examined_body_part(case.paths[0])):
             image.meta["body_part"] = body_part
-        return {**known, "image": image, "seconds": time.perf_counter() - started}
+        return {**known, "image": image, "stamp": stamp, "seconds": time.perf_counter() - started}
 
 
 def _search(
@@ -95,7 +104,7 @@ def _search(
     folder = Path(dataset_dir)
     if not folder.exists():
         return [], [], f"{folder} does not exist; IN (--dataset_dir) takes a folder with images, or one file."
-    if output_dir and Path(output_dir).resolve() == folder.resolve():
+    if _is_same(dataset_dir, output_dir):
         return [], [], f"{folder} is both input and output; give another OUT (--output_dir)."
     cases, ignored = find_cases(folder, Path(output_dir) if output_dir else None, series)
     if cases:
@@ -104,6 +113,10 @@ def _search(
     others = f" {len(ignored)} other files were ignored." if ignored else ""
     where = f"in {folder}; looked for {wanted} in it and below" if folder.is_dir() else f"{folder}: it is not {wanted}"
     return [], ignored, f"nothing matched {where}.{others}"
+
+
+def _is_same(one: str | os.PathLike[str] | None, other: str | os.PathLike[str] | None) -> bool:
+    return bool(one and other) and os.path.realpath(one or "") == os.path.realpath(other or "")
 
 
 def _entry(case: Case) -> dict[str, Any]:

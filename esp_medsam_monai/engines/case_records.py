@@ -5,18 +5,21 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from monai.data import MetaTensor
+from monai.utils import MetaKeys
 from tqdm import tqdm
 
 from esp_medsam_monai.hashing import sha256_of_files, stamp_of_files
 from esp_medsam_monai.io import Case, RunReport, atomic_path
+from esp_medsam_monai.io.backups import drop_equal_backups, keep_backup
 
 from .case_results import CaseResults
-from .reasons import reason_of
-from .resume import files_of_row, is_still_valid
+from .reasons import one_line, reason_of
+from .resume import files_of_row, is_as_left, is_still_valid, read_labels
 
 __all__ = ["CaseRecords"]
 
@@ -39,6 +42,9 @@ class CaseRecords:
         self.folder: Path = results.output_dir
         self.total = total
         self.overwrite = overwrite
+        self._case: Case | None = None
+        self._mask: Path | None = None
+        self._kept: Path | None = None
         # A bar on a terminal, a line a case in a log.
         self.bar = tqdm(total=total, desc="cases", unit="case", file=sys.stderr, disable=None if total else True)
 
@@ -49,6 +55,25 @@ class CaseRecords:
         return is_still_valid(
             row, case.files, self.folder, *hashes, self.results.wanted(row, is_dicom=case.kind == "dicom")
         )
+
+    def begin(self, case: Case) -> None:
+        """Work on a case begins."""
+        self._case, self._mask, self._kept = case, None, None
+        self.bar.set_postfix_str(one_line(case.name))
+
+    def keep_other_mask(self) -> None:
+        """Keep the file that the mask at hand would replace, unless it is one that a run left there just so.
+
+        It may be a mask that somebody corrected, or drew.
+        """
+        assert self._case is not None
+        name = f"{self._case.name}_seg{'.png' if self._case.kind == 'picture' else '.nii.gz'}"
+        self._mask = self.folder / name
+        row = self.report.known(self._case.name) or {}
+        if row.get("output") == name and is_as_left(row, self._mask):
+            return
+        if read_labels(self._mask) is not None:  # half a mask is of no use to anybody
+            self._kept = keep_backup(self._mask)
 
     def skipped(self, case: Case) -> None:
         """Take over the row of a case that is finished."""
@@ -64,6 +89,7 @@ class CaseRecords:
         mask: MetaTensor,
         targets: dict[str, int],
         facts: dict[str, Any],
+        stamp: str,
         started: float,
         notes: list[str],
     ) -> None:
@@ -75,25 +101,43 @@ class CaseRecords:
             mask: see :meth:`CaseResults.write`.
             targets: see :meth:`CaseResults.write`.
             facts: ``modality`` and ``modality_source``.
+            stamp: :func:`~esp_medsam_monai.hashing.stamp_of_files` of the case's files when they were read.
             started: when the case began, ``time.perf_counter()``.
             notes: further warnings.
         """
         provenance = {"input": case.input, **facts}
         provenance |= {key: self.report.run[key] for key in ("weights_sha256", "configuration_sha256")}
         sources = case.paths if case.kind == "dicom" else ()
+        saved = Path(str(mask.meta[MetaKeys.SAVED_TO]))
+        drop_equal_backups(saved)  # a run that was killed left this very mask, or the report was lost
+        notes = [*notes, *self._kept_sentences()]
         row = self.results.write(case.name, image, mask, sources, targets, provenance, notes)
-        row |= {"error": None, "input_sha256": sha256_of_files(case.files), "input_stamp": stamp_of_files(case.files)}
-        self._error_file(case).unlink(missing_ok=True)
+        # Of files that have changed since they were read, the hash would be that of another image.
+        unchanged = stamp == stamp_of_files(case.files)
+        row |= {"error": None, "input_sha256": sha256_of_files(case.files) if unchanged else None, "input_stamp": stamp}
+        row["output_stamp"] = stamp_of_files([saved])
+        with suppress(OSError):
+            self._error_file(case).unlink(missing_ok=True)
         seconds = time.perf_counter() - started
         self._add(case, "done", seconds=seconds, **facts, **row)
         if self.bar.disable:
-            _LOGGER.info("%s: done in %.1f s (%d of %d)", case.name, seconds, len(self.report.cases), self.total)
+            _LOGGER.info("%s: done in %.1f s (%d of %d)", one_line(case.name), seconds, self.report.size, self.total)
 
     def failed(self, case: Case, reason: str, trace: str, facts: dict[str, Any]) -> None:
-        """Write the error file and the row; an older mask goes, for it would pass for the result of this run."""
-        _LOGGER.error("%s: %s", case.name, reason)
-        for _, path in files_of_row(self.report.known(case.name) or {}, self.folder):
-            path.unlink(missing_ok=True)
+        """Write the error file and the row.
+
+        An older mask would pass for the result of this run, so it gets another name; what belongs to it goes.
+        """
+        _LOGGER.error("%s: %s", one_line(case.name), reason)
+        for entry, path in files_of_row(self.report.known(case.name) or {}, self.folder):
+            with suppress(OSError):  # the folder may be closed, the file somebody else's
+                if entry == "output":
+                    self._kept = keep_backup(path) or self._kept
+                else:
+                    path.unlink(missing_ok=True)
+        if self._mask is not None:  # written, but not what belongs to it
+            with suppress(OSError):
+                self._mask.unlink(missing_ok=True)
         file = self._error_file(case)
         error: str | None = file.relative_to(self.folder).as_posix()
         try:
@@ -101,7 +145,7 @@ class CaseRecords:
                 temporary.write_text(f"{case.input}\n{reason}\n\n{trace}", encoding="utf-8", errors="backslashreplace")
         except OSError:  # the reason may be that nothing can be written
             error = None
-        self._add(case, "failed", reason=reason, error=error, **facts)
+        self._add(case, "failed", reason=reason, error=error, warnings=self._kept_sentences(), **facts)
 
     def note(self, sentence: str | None) -> None:
         """Note something about the whole run, in report and log."""
@@ -115,6 +159,11 @@ class CaseRecords:
         except OSError as error:  # at the end it is tried again
             _LOGGER.error("%s: %s", self.report.path, reason_of(error))
         self.bar.update()
+
+    def _kept_sentences(self) -> list[str]:
+        if self._kept is None or not self._kept.exists():
+            return []
+        return [f"an older mask, by an earlier run or another hand, is kept as {one_line(self._kept.name)}."]
 
     def _error_file(self, case: Case) -> Path:
         return self.folder / f"{case.name}.error.txt"

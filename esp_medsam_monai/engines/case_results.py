@@ -23,7 +23,7 @@ from esp_medsam_monai.io import (
     write_preview,
 )
 
-from .reasons import reason_of
+from .reasons import one_line, reason_of
 
 __all__ = ["CaseResults"]
 
@@ -107,7 +107,8 @@ class CaseResults:
 
         def preview() -> str:
             path = self.output_dir / f"{case}_preview.png"
-            write_preview(path, image, mask, targets, modality, case, warnings_of(mask.meta), self.axis)
+            title = one_line(case)
+            write_preview(path, image, mask, targets, modality, title, warnings_of(mask.meta), self.axis)
             return self._relative(path)
 
         def dicom_seg() -> str | None:
@@ -115,21 +116,23 @@ class CaseResults:
             return None if written is None else self._relative(written)
 
         if self.preview:
-            row["preview"] = self._try(preview, mask, f"{case}: no preview")
+            row["preview"] = self._try(preview, mask, case, "no preview")
         if self.dicom_seg and sources and missing_for_dicom_seg() is None:
-            row["dicom_seg"] = self._try(dicom_seg, mask, f"{case}: {NO_SEG}")
+            row["dicom_seg"] = self._try(dicom_seg, mask, case, NO_SEG)
         sidecar = self.output_dir / f"{case}_seg.json"
         write_mask_sidecar(sidecar, case=case, targets=found, warnings=warnings_of(mask.meta), **provenance)
         return row | {"sidecar": self._relative(sidecar), "warnings": warnings_of(mask.meta)}
 
     @staticmethod
-    def _try(write: Callable[[], str | None], mask: MetaTensor, what: str) -> str | None:
+    def _try(write: Callable[[], str | None], mask: MetaTensor, case: str, what: str) -> str | None:
         try:
             return write()
         except Exception as error:  # the mask is there, and it is what was asked for
-            add_warning(mask.meta, f"{what.partition(': ')[2]}: {reason_of(error)}")
-            _LOGGER.warning("%s: %s", what, reason_of(error))
-            _LOGGER.debug(what, exc_info=True)
+            reason = reason_of(error)
+            sentence = reason if reason.startswith(what) else f"{what}: {reason}"
+            add_warning(mask.meta, sentence)
+            _LOGGER.warning("%s: %s", one_line(case), sentence)
+            _LOGGER.debug(sentence, exc_info=True)
             return None
 
     def _relative(self, path: str | os.PathLike[str]) -> str:

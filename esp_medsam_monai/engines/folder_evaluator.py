@@ -35,7 +35,7 @@ from .case_dataset import CaseDataset
 from .case_records import CaseRecords
 from .case_results import CaseResults
 from .interruption import INTERRUPTED, Interruption
-from .reasons import reason_of
+from .reasons import one_line, reason_of
 
 __all__ = ["FolderEvaluator"]
 
@@ -107,11 +107,14 @@ class FolderEvaluator(SupervisedEvaluator):
         self.report: RunReport | None = None
         self.exit_status = ALL_DONE
         self._interruption = Interruption()
-        self._postponed: list[int] = []
+        self._has_begun = False
+        self._reads_ahead = val_data_loader.num_workers > 0
         # After the handlers, one of which loads the weights.
         self.add_event_handler(Events.STARTED, self._begin)
+        self.add_event_handler(Events.GET_BATCH_STARTED, self._interruption.leave_workers_to_loader)
         # A signal that comes while results are being written waits for them.
         self.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._interruption.hold)
+        self.add_event_handler(IterationEvents.FORWARD_COMPLETED, lambda: self.records.keep_other_mask())
 
     def run(self, global_epoch: int = 1) -> None:  # type: ignore[override]
         """Process all cases. What went wrong is in the report and in the log; :meth:`finish` gives the exit status."""
@@ -121,7 +124,7 @@ class FolderEvaluator(SupervisedEvaluator):
         if problem is not None:
             self.exit_status = NOTHING_FOUND
             _LOGGER.error(problem)
-        if self.output_dir is None:
+        if self.output_dir is None or self.cases.is_output:
             return
         try:
             self.output_dir.mkdir(parents=True, exist_ok=True)
@@ -157,32 +160,54 @@ class FolderEvaluator(SupervisedEvaluator):
         self.report, self.records = report, CaseRecords(report, results, len(cases), self.overwrite)
         if any(case.kind == "dicom" for case in cases):
             self.records.note(results.note())
-        try:
-            if anything:
-                self._run_cases(global_epoch)
-        finally:
-            self.records.bar.close()
-            content = report.finish(self.exit_status)
-            write_report_table(folder / "report.csv", content)
-            write_report_page(folder / "report.html", content)
+        report.save()  # what cannot be written should be known before the work, not after it
+        with self._interruption:
+            try:
+                if anything:
+                    self._run_cases(global_epoch)
+            finally:
+                self._interruption.hold()
+                self.records.bar.close()
+                self._write_reports(report)
 
     def _run_cases(self, global_epoch: int) -> None:
         report = self.records.report
         try:
-            with self._interruption:
+            self._has_begun = False
+            try:
                 super().run(global_epoch)
-                for index in self._postponed:
+            except (RuntimeError, OSError, EOFError) as error:
+                if not (self._has_begun and self._reads_ahead):
+                    raise
+                self.records.note(
+                    "a process that reads ahead was ended from outside, as a rule for want of memory; the remaining "
+                    f"cases were read one by one. Use fewer --num_workers. ({one_line(str(error))})"
+                )
+            for index, case in enumerate(self.cases.cases):
+                if not report.has(case.name):
                     self._take_turn(index)
         except KeyboardInterrupt:
             self.exit_status = INTERRUPTED
-            _LOGGER.error("interrupted after %d of %d cases", len(report.cases), len(self.cases))
+            _LOGGER.error("interrupted after %d of %d cases", report.size, len(self.cases))
         except Exception as error:  # no case is to blame; as a rule weights that are missing or do not fit
             self.exit_status = BROKEN
-            self.records.note(" ".join(str(error).split()))
+            report.note(one_line(str(error)))
             if not isinstance(error, (OSError, ValueError)):
                 raise
+            _LOGGER.error(one_line(str(error)))
         else:
             self.exit_status = SOME_FAILED if report.count("failed") else ALL_DONE
+
+    def _write_reports(self, report: RunReport) -> None:
+        """All three; ``report.json`` must be written, the others are made of it."""
+        content = report.finish(self.exit_status)
+        for write, name in ((write_report_table, "report.csv"), (write_report_page, "report.html")):
+            path = report.path.with_name(name)
+            try:
+                write(path, content)
+            except Exception as error:  # a table that somebody has open, for instance
+                _LOGGER.error("%s was not written: %s", path, reason_of(error))
+                _LOGGER.debug(name, exc_info=True)
 
     def _begin(self) -> None:
         """Note the weights, and leave out what is done."""
@@ -191,34 +216,35 @@ class FolderEvaluator(SupervisedEvaluator):
         self.cases.finished = {case.name for case in self.cases.cases if self.records.is_finished(case)}
         if self.cases.finished:
             _LOGGER.info("%d of %d cases are done already", len(self.cases.finished), len(self.cases))
+        self._has_begun = True
 
     def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> dict:
-        index = self.cases.index[batchdata["case"][0]]
-        case = self.cases.cases[index]
+        case = self.cases.cases[self.cases.index[batchdata["case"][0]]]
         if "finished" in batchdata:
             self.records.skipped(case)
             return {}
         with claim(self.records.folder, case.name) as ours:
             if not ours:
-                self._postponed.append(index)
-            elif self.records.is_finished(case):  # by a run beside this one, since we began
+                return {}  # its turn comes when the other run is done with it
+            if self.records.is_finished(case):  # by a run beside this one, since we began
                 self.records.skipped(case)
             else:
                 self._process(engine, case, batchdata)
         return {}
 
     def _take_turn(self, index: int) -> None:
-        """A case that another run was busy with: take over its result, or do it if there is none."""
+        """A case that was passed over: take over the result of the run that was busy with it, or do it."""
         case = self.cases.cases[index]
         with claim(self.records.folder, case.name, wait=-1):
             if self.records.is_finished(case):
                 self.records.skipped(case)
             else:
+                self.cases.finished.discard(case.name)
                 self._process(self, case, next(iter(DataLoader(self.cases, sampler=[index]))))
 
     def _process(self, engine: Any, case: Case, batchdata: dict[str, Any]) -> None:
         """Segment and save one case; nothing of it outlives it."""
-        self.records.bar.set_postfix_str(case.name)
+        self.records.begin(case)
         failed = "failure" in batchdata
         source: Any = batchdata if failed else batchdata[CommonKeys.IMAGE][0].meta
         facts = {key: source.get(key) for key in ("modality", "modality_source")}
@@ -230,11 +256,13 @@ class FolderEvaluator(SupervisedEvaluator):
                 self.records.failed(case, batchdata["failure"][0], batchdata["traceback"][0], facts)
                 return
             started = time.perf_counter() - float(batchdata["seconds"][0])
+            engine.state.batch = batchdata  # ignite does that for its own loop alone
             try:
                 super()._iteration(engine, batchdata)
                 image, mask = engine.state.batch[0][CommonKeys.IMAGE], engine.state.output[0][CommonKeys.PRED]
                 targets = self.slices.targets(self.network, facts["modality"])
-                self.records.done(case, image, mask, targets, facts, started, self.slices.notes)
+                stamp = batchdata["stamp"][0]
+                self.records.done(case, image, mask, targets, facts, stamp, started, self.slices.notes)
             except Exception as error:  # one case never costs the others
                 self._interruption.hold()
                 self.records.failed(case, reason_of(error), traceback.format_exc(), facts)

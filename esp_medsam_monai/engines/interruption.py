@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a run between two results, never inside one."""
+"""Ctrl-C, SIGTERM and a terminal that closes end a run between two results, never inside one."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ INTERRUPTED = 130
 """Exit status of an interrupted run, as shells have it."""
 
 
+_ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+
 class Interruption:
-    """Within this context SIGINT and SIGTERM, which schedulers send, raise ``KeyboardInterrupt`` in the main thread.
+    """Within this context SIGINT, SIGTERM (schedulers) and SIGHUP (a terminal that closes) raise ``KeyboardInterrupt``.
 
     Between :meth:`hold` and :meth:`release`, while a result is being written, the exception waits for the release; a
-    second signal does not wait. In other threads, which Python gives no signals, nothing happens.
+    second Ctrl-C does not wait. A signal that the process was told to ignore (``nohup``) stays ignored. In other
+    threads than the main one, which Python gives no signals, nothing happens.
     """
 
     def __init__(self) -> None:
@@ -26,8 +30,9 @@ class Interruption:
 
     def __enter__(self) -> Interruption:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._interrupt)
+            for number in _ENDING:
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._interrupt)
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -36,6 +41,17 @@ class Interruption:
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
         self._before.clear()
         self._held = self._pending = False
+
+    def leave_workers_to_loader(self) -> None:
+        """Silence torch's handler of SIGCHLD until the context ends.
+
+        When a worker of a data loader dies, it raises in whatever runs at that moment, and that case would be blamed.
+        The loader itself notices too, a few seconds later.
+        """
+        number = getattr(signal, "SIGCHLD", None)
+        if number is not None and self._before:
+            handler = signal.signal(number, signal.SIG_DFL)
+            self._before.setdefault(number, handler)
 
     def hold(self) -> None:
         """Let an interruption wait."""
@@ -52,8 +68,9 @@ class Interruption:
             self._pending = False
             raise KeyboardInterrupt
 
-    def _interrupt(self, *_: Any) -> None:
-        if self._held and not self._pending:
+    def _interrupt(self, number: int, _: Any) -> None:
+        # Terminals and shells both send SIGHUP: its repetition shows no impatience.
+        if self._held and not (self._pending and number == signal.SIGINT):
             self._pending = True
             return
         raise KeyboardInterrupt

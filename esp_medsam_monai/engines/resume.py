@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,9 @@ from PIL import Image
 
 from esp_medsam_monai.hashing import sha256_of_files, stamp_of_files
 
-__all__ = ["OUTPUTS", "files_of_row", "is_still_valid"]
+__all__ = ["files_of_row", "is_as_left", "is_still_valid", "read_labels"]
 
-OUTPUTS = ("output", "preview", "dicom_seg", "sidecar")
+_OUTPUTS = ("output", "preview", "dicom_seg", "sidecar")
 """Entries of a report's row that name a file."""
 
 
@@ -29,7 +30,7 @@ def is_still_valid(
     """Whether a case was done with the same weights, settings and input, and its results are still whole.
 
     Files whose names, sizes and times of change are as before count as unchanged without being read; otherwise their
-    contents decide. A mask that somebody corrected by hand is still a mask: it is kept.
+    contents decide. A mask that somebody corrected by hand is still a mask: the case counts as done.
 
     Args:
         row: the report's row of the case.
@@ -37,7 +38,7 @@ def is_still_valid(
         folder: folder of the report.
         weights: SHA-256 of the weights.
         configuration: SHA-256 of the settings.
-        wanted: entries of :data:`OUTPUTS` that must be there.
+        wanted: entries of the row that must name a file, and the file be there.
     """
     if row is None or row.get("status") not in ("done", "skipped"):
         return False
@@ -46,16 +47,26 @@ def is_still_valid(
     present = dict(files_of_row(row, folder))
     if any(name not in present for name in wanted) or not all(path.is_file() for path in present.values()):
         return False
-    return _is_same_input(row, files) and _is_mask(present["output"], row.get("shape"))
+    mask = present["output"]
+    return _is_same_input(row, files) and (is_as_left(row, mask) or _is_mask(mask, row.get("shape")))
+
+
+def is_as_left(row: Mapping[str, Any] | None, mask: Path) -> bool:
+    """Whether a mask is, by size and time of change, as the run left it that wrote the row."""
+    try:
+        return row is not None and row.get("output_stamp") == stamp_of_files([mask])
+    except OSError:
+        return False
 
 
 def files_of_row(row: Mapping[str, Any], folder: Path) -> Iterator[tuple[str, Path]]:
     """The files that a row names, by their entry; never one outside the report's folder, whatever the report says."""
-    for name in OUTPUTS:
+    for name in _OUTPUTS:
         value = row.get(name)
         if isinstance(value, str):
             path = folder / value
-            if path.resolve().is_relative_to(folder.resolve()):
+            # Path.resolve() raises where links lead in a circle.
+            if Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
                 yield name, path
 
 
@@ -67,14 +78,18 @@ def _is_same_input(row: Mapping[str, Any], files: Sequence[str]) -> bool:
 
 
 def _is_mask(path: Path, shape: Any) -> bool:
-    """Whether a mask can be read to its end (gzip and PNG carry check sums) and has the shape of its image."""
+    """Whether a mask is whole and has the shape of its image."""
+    labels = read_labels(path)
+    return labels is not None and labels.dtype == np.uint8 and list(labels.shape) == shape
+
+
+def read_labels(path: Path) -> np.ndarray | None:
+    """What a mask holds, read to its end (gzip and PNG carry check sums); None for what cannot be read."""
     try:
         if path.suffix == ".png":
             with Image.open(path) as picture:
-                labels = np.asarray(picture).T
-        else:
-            image: Any = nib.load(path)
-            labels = np.asanyarray(image.dataobj)
+                return np.asarray(picture).T
+        image: Any = nib.load(path)
+        return np.asanyarray(image.dataobj)
     except Exception:  # whatever a damaged file provokes
-        return False
-    return labels.dtype == np.uint8 and list(labels.shape) == shape
+        return None

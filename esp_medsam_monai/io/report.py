@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import monai
 import torch
@@ -18,6 +18,7 @@ from esp_medsam_monai import __version__
 from esp_medsam_monai.hashing import sha256_of, sha256_of_settings
 
 from .atomic import atomic_path
+from .backups import keep_backup
 from .claims import lock_in
 
 __all__ = ["RunReport", "read_rows"]
@@ -26,15 +27,22 @@ Status = Literal["done", "skipped", "failed"]
 
 SHARE = 0.05
 """Largest share of a run's time that saving the report may take; one of ten thousand cases takes a while to write."""
-CHEAP = 0.05
+CHEAP = 0.25
 """Seconds; a report that is saved within them is saved after every case."""
+
+_TEXTS = (
+    *("reason", "modality", "modality_source", "output", "sidecar", "preview", "dicom_seg", "error", "finished"),
+    *("input_sha256", "input_stamp", "output_stamp", "weights_sha256", "configuration_sha256"),
+)
+_LISTS = {"warnings": str, "targets": dict, "shape": int}
 
 
 class RunReport:
     """``report.json``: one block on the run and one row for each case, saved as the run goes on.
 
     Rows of an earlier run stay until their case comes up again, so that a run that is killed loses nothing; those of
-    cases that this run does not know go at its end. Two runs on one folder keep each other's rows.
+    cases that this run does not know go at its end, unless it found no cases at all. Two runs on one folder keep each
+    other's rows. A ``report.json`` that is none of ours, or damaged, is kept under another name.
 
     Args:
         path: the file.
@@ -63,6 +71,7 @@ class RunReport:
                 "python": platform.python_version(),
             },
             "command": list(command),
+            "working_directory": _working_directory(),
             "configuration": settings,
             "configuration_sha256": sha256_of_settings(settings),
             "weights": None,
@@ -70,12 +79,14 @@ class RunReport:
             "started": _now(),
             "finished": None,
             "exit_status": None,
+            "cases_found": len(cases),
             "notes": [],
             "ignored": list(ignored),
         }
         self._names = set(cases)
         self._rows: dict[str, dict[str, Any]] = {}
         self._others: dict[str, dict[str, Any]] = {}
+        self._foreign = False
         self._seen: tuple[int, int, int] | None = None
         self._saved, self._cost = 0.0, 0.0
         # A file that is locked must not be replaced, so the lock is a file of its own.
@@ -145,6 +156,15 @@ class RunReport:
                 self._refresh()
         return self._rows.get(case) or self._others.get(case)
 
+    @property
+    def size(self) -> int:
+        """Number of rows of this run so far."""
+        return len(self._rows)
+
+    def has(self, case: str) -> bool:
+        """Whether this run has a row of the case."""
+        return case in self._rows
+
     def note_weights(self, path: str | os.PathLike[str], sha256: str | None = None) -> None:
         """Note which file of weights the run uses, and its hash."""
         self.run.update(weights=str(path), weights_sha256=sha256 or sha256_of(path))
@@ -174,8 +194,10 @@ class RunReport:
         started = time.monotonic()
         with self._lock:
             self._refresh()
+            if self._foreign and (kept := keep_backup(self.path)) is not None:
+                self.note(f"{self.path.name} was damaged, or no report of this program; it is kept as {kept.name}.")
             others = self._others
-            if final:
+            if final and self._names:
                 # A run beside this one, perhaps over other images, has written since we began.
                 others = {
                     name: row
@@ -187,7 +209,7 @@ class RunReport:
             with atomic_path(self.path) as temporary:
                 text = json.dumps(content, indent=2, ensure_ascii=False, default=str)
                 temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
-            self._seen = self._stamp()
+            self._seen, self._foreign = self._stamp(), False
         self._saved = time.monotonic()
         self._cost = self._saved - started
         return content
@@ -196,7 +218,9 @@ class RunReport:
         """Read what others have written since we last looked."""
         stamp = self._stamp()
         if stamp != self._seen:
-            self._others = {row["case"]: row for row in read_rows(self.path)}
+            rows = read_rows(self.path)
+            self._others = {row["case"]: row for row in rows or ()}
+            self._foreign = rows is None
             self._seen = stamp
 
     def _stamp(self) -> tuple[int, int, int] | None:
@@ -207,18 +231,41 @@ class RunReport:
         return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def read_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Rows of a report of ours; nothing for a missing file, a damaged one, or another program's ``report.json``."""
+def read_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]] | None:
+    """Rows of a report of ours, without those that an editor has spoilt; None for any other file."""
+    path = Path(path)
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return []
+        # Only files: a pipe would keep us waiting. With the mark that Windows' editors put in front.
+        content = json.loads(path.read_text(encoding="utf-8-sig")) if path.is_file() else None
+    except (OSError, ValueError, RecursionError):
+        return None
     if not isinstance(content, dict) or not isinstance(content.get("run"), dict):
-        return []
+        return None
     rows = content.get("cases")
-    if not isinstance(rows, list):
-        return []
-    return [row for row in rows if isinstance(row, dict) and isinstance(row.get("case"), str)]
+    return [row for row in rows if _is_row(row)] if isinstance(rows, list) else None
+
+
+def _is_row(row: Any) -> bool:
+    """Whether a row has what the program relies on; a newer version may have added to it."""
+    return (
+        isinstance(row, dict)
+        and isinstance(row.get("case"), str)
+        and row.get("status") in get_args(Status)
+        and all(isinstance(row.get(key), str | None) for key in _TEXTS)
+        and all(isinstance(row.get(key), int | float | None) for key in ("slices", "seconds"))
+        and all(
+            isinstance(row.get(key) or [], list) and all(isinstance(each, kind) for each in row.get(key) or ())
+            for key, kind in _LISTS.items()
+        )
+    )
+
+
+def _working_directory() -> str | None:
+    """What relative paths in the report are relative to."""
+    try:
+        return str(Path.cwd())
+    except OSError:  # removed meanwhile
+        return None
 
 
 def _now() -> str:

@@ -101,7 +101,10 @@ def _link(name: str) -> str:
 
 def _headline(rows: Sequence[Mapping[str, Any]], run: Mapping[str, Any]) -> str:
     total, failed = len(rows), sum(row["status"] == "failed" for row in rows)
-    if not total:
+    found = max(int(run.get("cases_found") or 0), total)
+    if total < found:
+        text = f"{total - failed} of {found} cases done, {failed} failed, {found - total} not begun"
+    elif not total:
         text = "No case was processed" if run.get("exit_status") != 2 else "No images were found"
     elif not failed:
         text = f"All {total} cases done" if total > 1 else "The one case is done"

@@ -18,22 +18,13 @@ from monai.data import MetaTensor
 from PIL import Image
 
 from esp_medsam_monai.modalities import label_names, shipped_modalities
-from esp_medsam_monai.networks import ESPMedSAM
-
-SIDE = 64
+from tests.bundles.small_bundle import SIDE, make_small_bundle
 
 
 @pytest.fixture(scope="module")
 def bundle(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the bundle with random weights in half precision."""
-    root = tmp_path_factory.mktemp("bundle")
-    shutil.copytree(repository / "bundles" / "esp_medsam" / "configs", root / "configs")
-    (root / "models").mkdir()
-    torch.manual_seed(0)
-    state = ESPMedSAM(shipped_modalities(), img_size=SIDE).state_dict()
-    halved = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
-    torch.save(halved, root / "models" / "model.pt")
-    return root
+    return make_small_bundle(repository, tmp_path_factory.mktemp("small") / "bundle", half=True)
 
 
 def workflow(bundle: Path, **overrides: Any) -> ConfigWorkflow:
@@ -43,7 +34,6 @@ def workflow(bundle: Path, **overrides: Any) -> ConfigWorkflow:
         logging_file=False,
         run_id="inference",
         bundle_root=str(bundle),
-        image_size=SIDE,
         **overrides,
     )
     made.initialize()
@@ -90,7 +80,7 @@ def test_values_command_from_another_folder(bundle: Path, volume: Any, tmp_path:
     (tmp_path / "elsewhere").mkdir()
     command = [sys.executable, "-m", "monai.bundle", "run", "inference"]
     command += ["--config_file", str(bundle / "configs" / "inference.yaml"), "--bundle_root", str(bundle)]
-    command += ["--dataset_dir", "../in", "--output_dir", "../out", "--image_size", str(SIDE)]
+    command += ["--dataset_dir", "../in", "--output_dir", "../out"]
     done = subprocess.run(command, cwd=tmp_path / "elsewhere", capture_output=True, text=True, check=False)
     assert done.returncode == 8, done.stderr
     report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
@@ -101,15 +91,19 @@ def test_values_command_from_another_folder(bundle: Path, volume: Any, tmp_path:
     }
     assert report["run"]["weights_sha256"]
     names = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
-    assert names == {
+    assert names - {".locks/report.lock"} == {
         "mr/a_preview.png",
+        "mr/a_seg.json",
         "mr/a_seg.nii.gz",
         "mr/cut.error.txt",
+        "report.csv",
+        "report.html",
         "report.json",
         "skin_preview.png",
+        "skin_seg.json",
         "skin_seg.png",
     }
-    assert "3/3" in done.stderr  # the bar
+    assert "(3 of 3)" in done.stdout
     assert Image.open(tmp_path / "out" / "skin_seg.png").size == (40, 30)
     mask = nib.load(tmp_path / "out" / "mr" / "a_seg.nii.gz")
     assert mask.shape == (12, 10, 8)

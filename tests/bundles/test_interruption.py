@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,23 +13,15 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
 
-from esp_medsam_monai.modalities import shipped_modalities
-from esp_medsam_monai.networks import ESPMedSAM
+from tests.bundles.small_bundle import make_small_bundle
 
-SIDE = 64
 CASES = 12
 
 
 @pytest.fixture(scope="module")
 def bundle(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("bundle")
-    shutil.copytree(repository / "bundles" / "esp_medsam" / "configs", root / "configs")
-    (root / "models").mkdir()
-    torch.manual_seed(0)
-    torch.save(ESPMedSAM(shipped_modalities(), img_size=SIDE).state_dict(), root / "models" / "model.pt")
-    return root
+    return make_small_bundle(repository, tmp_path_factory.mktemp("small") / "bundle")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
@@ -42,7 +33,7 @@ def test_values_signal_to_the_command(number: int, bundle: Path, volume: Any, tm
     (folder / "modality.json").write_text('{"modality": "mr"}', encoding="utf-8")
     command = [sys.executable, "-m", "monai.bundle", "run", "inference"]
     command += ["--config_file", str(bundle / "configs" / "inference.yaml"), "--bundle_root", str(bundle)]
-    command += ["--image_size", str(SIDE), "--dataset_dir", str(folder), "--output_dir", str(out)]
+    command += ["--dataset_dir", str(folder), "--output_dir", str(out)]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         deadline = time.monotonic() + 120

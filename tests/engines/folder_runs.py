@@ -36,7 +36,7 @@ class Bright(nn.Module):
 
 
 def make_evaluator(
-    folder: Path | None, out: Path | None, network: nn.Module | None = None, **kwargs: Any
+    folder: Path | None, out: Path | None, network: nn.Module | None = None, num_workers: int = 0, **kwargs: Any
 ) -> FolderEvaluator:
     """An evaluator as a bundle's config makes it."""
     dataset = CaseDataset(folder, preprocessing(modalities=MODALITIES), out)
@@ -44,7 +44,8 @@ def make_evaluator(
     inferer = SliceBatchInferer(image_size=32, batch_size=64)
     chain = postprocessing(output_dir=out, modalities=MODALITIES)
     kwargs = {"postprocessing": chain, "preview": False} | kwargs
-    return FolderEvaluator(torch.device("cpu"), DataLoader(dataset, batch_size=1), network, inferer, out, **kwargs)
+    loader = DataLoader(dataset, batch_size=1, num_workers=num_workers)
+    return FolderEvaluator(torch.device("cpu"), loader, network, inferer, out, **kwargs)
 
 
 def exit_status(made: FolderEvaluator) -> int:

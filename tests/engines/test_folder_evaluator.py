@@ -6,8 +6,6 @@ import errno
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,6 @@ from esp_medsam_monai.engines import CaseDataset, FolderEvaluator, WeightsLoader
 from esp_medsam_monai.engines.reasons import reason_of
 from esp_medsam_monai.errors import InputRefused
 from esp_medsam_monai.inferers import SliceBatchInferer
-from esp_medsam_monai.io import atomic
 from tests.engines.folder_runs import Bright, exit_status, make_evaluator, report_rows
 
 
@@ -137,46 +134,22 @@ def test_values_signal_while_writing_waits_for_the_case(
     assert [row["status"] for row in report_rows(out).values()] == ["skipped", "done", "done"]
 
 
-def test_bad_input_disk_full(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The disk fills while the second of three masks is written, and has room again afterwards."""
-    from esp_medsam_monai.io import writers
-
-    saved, calls = writers.nib.save, []
-
-    def full(image: Any, path: Any) -> None:
-        calls.append(path)
-        if len(calls) == 1:
-            Path(path).write_bytes(b"half of")
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        saved(image, path)
-
-    monkeypatch.setattr(writers.nib, "save", full)
-    out = tmp_path / "out"
-    assert exit_status(make_evaluator(folder, out)) == 8
-    reasons = {case: row["reason"] for case, row in report_rows(out).items()}
-    assert reasons["mr/deep/a"].startswith("CANNOT_WRITE: ")
-    assert "No space left" in reasons["mr/deep/a"]
-    assert reasons["chest"] is reasons["mr/deep/b"] is None
-    assert not [name for name in visible(out) if name.startswith((".partial", "a_seg"))]
-
-
-def test_bad_input_output_dir_that_cannot_be_written(
-    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_values_signal_while_reports_are_written_waits(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "file").write_text("not a folder", encoding="utf-8")
-    assert exit_status(make_evaluator(folder, tmp_path / "file" / "out")) == 1
-    assert "file" in caplog.text
+    """All cases are done then, and so says the exit status."""
+    from esp_medsam_monai.engines import folder_evaluator
 
+    write = folder_evaluator.write_report_table
 
-def test_values_broken_remains_of_a_killed_run_go(folder: Path, tmp_path: Path) -> None:
+    def interrupted(*args: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return write(*args)
+
+    monkeypatch.setattr(folder_evaluator, "write_report_table", interrupted)
     out = tmp_path / "out"
-    (out / "mr" / "deep").mkdir(parents=True)
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    half = out / "mr" / "deep" / f".partial-{atomic._host()}-{dead.pid}-a_seg.nii.gz"
-    half.write_bytes(b"half")
     assert exit_status(make_evaluator(folder, out)) == 0
-    assert not half.exists()
+    assert {"report.json", "report.csv", "report.html"} <= visible(out)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +168,10 @@ def test_values_nothing_found(name: str | None, words: str, tmp_path: Path, capl
     (tmp_path / "out").mkdir()
     assert exit_status(make_evaluator(None if name is None else tmp_path / name, tmp_path / "out")) == 2
     assert words in caplog.text
-    assert report_rows(tmp_path / "out") == {}
+    if name == "out":
+        assert list((tmp_path / "out").iterdir()) == []  # nothing is written among the images
+    else:
+        assert report_rows(tmp_path / "out") == {}
 
 
 def test_bad_input_no_output_dir(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -250,6 +226,11 @@ def test_values_results_inside_the_input_are_not_searched(folder: Path) -> None:
     [
         (InputRefused("MISSING_SLICES", "series x\nlacks slices."), "MISSING_SLICES: series x lacks slices."),
         (OSError("disk on fire"), "INTERNAL_ERROR: OSError: disk on fire"),
+        (
+            FileExistsError(errno.EEXIST, "File exists", "out\x1b[0m"),
+            "CANNOT_WRITE: [Errno 17] File exists: 'out\\x1b[0m'; make room, or give another --output_dir.",
+        ),
+        (ValueError("caf\udce9\r\nname"), "INTERNAL_ERROR: ValueError: caf\\udce9 name"),
     ],
 )
 def test_values_reason_begins_with_a_code(cause: Exception, expected: str) -> None:

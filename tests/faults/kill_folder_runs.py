@@ -6,6 +6,7 @@ into seconds of imports. ``python -m tests.faults.kill_folder_runs IN OUT TRIALS
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -89,4 +90,5 @@ def seen(out: Path) -> bool:
 
 
 if __name__ == "__main__":
-    pass
+    source, target = map(Path, sys.argv[1:3])
+    sys.stdout.write(json.dumps(main(source, target, int(sys.argv[3]), int(sys.argv[4]))))

@@ -5,7 +5,9 @@ Usage: ``IN OUT LOG RUNS``; prints the exit statuses as JSON. LOG gets a line fo
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -32,4 +34,5 @@ def main(folder: Path, out: Path, log: Path, runs: int) -> list[int]:
 
 
 if __name__ == "__main__":
-    pass
+    source, target, calls = map(Path, sys.argv[1:4])
+    sys.stdout.write(json.dumps(main(source, target, calls, int(sys.argv[4]))))

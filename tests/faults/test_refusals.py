@@ -37,7 +37,7 @@ def _given(source: str, patterns: Iterable[str]) -> set[str]:
 
 
 def test_every_refusal_is_explained(source, page):
-    given = _given(source, (r'InputRefused\(\s*"([A-Z_]+)"', r'return " "\.join\(f"([A-Z_]+): '))
+    given = _given(source, (r'InputRefused\(\s*"([A-Z_]+)"', r'return one_line\(f"([A-Z_]+): '))
     assert _first_column(page[0]) == given
 
 

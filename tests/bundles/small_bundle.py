@@ -1,0 +1,36 @@
+"""The shipped configs around a small network with random weights."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import torch
+
+from esp_medsam_monai.modalities import shipped_modalities
+from esp_medsam_monai.networks import ESPMedSAM
+
+SIDE = 64
+"""Side of the network's square in pixels."""
+
+
+def make_small_bundle(repository: Path, root: Path, half: bool = False) -> Path:
+    """A bundle that runs quickly.
+
+    Args:
+        repository: root of the checkout.
+        root: folder of the bundle, made.
+        half: weights in half precision, as the shipped ones.
+    """
+    shutil.copytree(repository / "bundles" / "esp_medsam" / "configs", root / "configs")
+    config = root / "configs" / "inference.yaml"
+    text = config.read_text(encoding="utf-8")
+    assert "image_size: 256\n" in text
+    config.write_text(text.replace("image_size: 256\n", f"image_size: {SIDE}\n"), encoding="utf-8")
+    (root / "models").mkdir()
+    torch.manual_seed(0)
+    state = ESPMedSAM(shipped_modalities(), img_size=SIDE).state_dict()
+    if half:
+        state = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
+    torch.save(state, root / "models" / "model.pt")
+    return root
