@@ -26,7 +26,7 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
 def sha256_of_files(paths: Iterable[str | os.PathLike[str]]) -> str:
     """One hash of the names and contents of several files, whatever their order and their folder."""
     lines = sorted(f"{Path(path).name} {sha256_of(path)}" for path in paths)
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()
 
 
 def stamp_of_files(paths: Iterable[str | os.PathLike[str]]) -> str:
@@ -35,7 +35,7 @@ def stamp_of_files(paths: Iterable[str | os.PathLike[str]]) -> str:
     for path in paths:
         status = Path(path).stat()
         lines.append(f"{Path(path).name} {status.st_size} {status.st_mtime_ns}")
-    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+    return hashlib.sha256(os.fsencode("\n".join(sorted(lines)))).hexdigest()
 
 
 def sha256_of_settings(settings: Any) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from esp_medsam_monai.errors import InputRefused
 from esp_medsam_monai.io.dicom_header import DicomHeader, is_dicom, read_header
@@ -17,6 +16,7 @@ from esp_medsam_monai.io.dicom_series import group_series
 from esp_medsam_monai.io.mask_sidecar import is_our_sidecar
 from esp_medsam_monai.io.nifti import NIFTI_SUFFIXES
 from esp_medsam_monai.io.reader import PICTURE_SUFFIXES
+from esp_medsam_monai.io.report import read_rows
 from esp_medsam_monai.io.sidecar import file_stem, sidecar_files, sidecar_modality
 
 __all__ = ["Case", "find_cases"]
@@ -108,7 +108,7 @@ def find_cases(
             if case.kind == "dicom":
                 with suppress(InputRefused):  # then it is a case that fails by name
                     header = read_header(file)
-            if file.resolve() in ours or _is_ours(case) or (header is not None and not header.is_image):
+            if _real(file) in ours or _is_ours(case) or (header is not None and not header.is_image):
                 ignored.append((relative / file.name).as_posix())
             elif header is not None:
                 dicom.append(header)
@@ -226,22 +226,15 @@ def _earlier_results(folders: list[Path]) -> set[Path]:
     """Masks and previews that the reports below the folders name."""
     files: set[Path] = set()
     for report in {path for folder in folders for path in folder.rglob(REPORT)}:
-        for row in _rows(report):
+        for row in read_rows(report) or ():
             output, name = row.get("output"), row.get("case")
             if isinstance(output, str):
-                files.add((report.parent / output).resolve())
+                files.add(_real(report.parent / output))
             if isinstance(name, str):
-                files.update((report.parent / f"{name}{ending}").resolve() for ending in OUR_ENDINGS)
+                files.update(_real(report.parent / f"{name}{ending}") for ending in OUR_ENDINGS)
     return files
 
 
-def _rows(report: Path) -> list[dict[str, Any]]:
-    """Rows of a report of ours; nothing for another program's ``report.json``."""
-    try:
-        content = json.loads(report.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return []
-    if not isinstance(content, dict) or not isinstance(content.get("run"), dict):
-        return []
-    rows = content.get("cases")
-    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+def _real(path: Path) -> Path:
+    """Where a file really lies; ``Path.resolve`` raises where links lead in a circle."""
+    return Path(os.path.realpath(path))

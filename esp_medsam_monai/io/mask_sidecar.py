@@ -77,8 +77,10 @@ def write_mask_sidecar(
 
 def is_our_sidecar(path: str | os.PathLike[str]) -> bool:
     """Whether a file is a JSON file of :func:`write_mask_sidecar`; False for everything else, missing files too."""
+    path = Path(path)
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        # Only files: a pipe would keep us waiting.
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(content, dict) and str(content.get("generator", "")).split(" ")[0] == GENERATOR

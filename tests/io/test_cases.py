@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from esp_medsam_monai.hashing import sha256_of_files, stamp_of_files
 from esp_medsam_monai.io.cases import find_cases
 
 LINE = [(0.0, 0.0, float(k)) for k in range(3)]
@@ -81,6 +82,7 @@ def test_results_are_never_input(tmp_path, volume):
     _picture(tmp_path / "sub" / "b.png")
     # A run into this very folder, and one into a folder below it.
     rows = [{"case": "a", "output": "a_seg.nii.gz"}, {"case": "sub/b", "output": "sub/b_seg.png"}]
+    rows = [{**row, "status": "done"} for row in rows]
     for out in (tmp_path, tmp_path / "old"):
         volume().save(out / "a_seg.nii.gz")
         _picture(out / "a_preview.png")
@@ -212,3 +214,17 @@ def test_real_folder(shared_dir):
         "mr_brain_t2/mr_brain_t2": 22,
     }
     assert sum(case.name.startswith("single/") for case in cases) == 6
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes and links of POSIX")
+def test_strange_files_neither_hang_nor_end_the_search(tmp_path):
+    (tmp_path / "circle.nii.gz").symlink_to("circle.nii.gz")
+    os.mkfifo(tmp_path / "report.json")
+    os.mkfifo(tmp_path / "a_seg.json")
+    name = os.fsdecode(b"caf\xe9.png")  # Latin-1, as old archives have it
+    for file in ("a_seg.png", name):
+        Image.new("L", (4, 4)).save(tmp_path / file)
+    found = {case.name: case for case in find_cases(tmp_path)[0]}
+    assert set(found) == {"circle", "a_seg", os.fsdecode(b"caf\xe9")}
+    assert len(sha256_of_files(found[os.fsdecode(b"caf\xe9")].files)) == 64
+    assert len(stamp_of_files(found[os.fsdecode(b"caf\xe9")].files)) == 64
