@@ -56,7 +56,7 @@ def _frames(dataset: Any, path: str) -> np.ndarray:
         return stored.reshape(shape).astype(np.float32)
     if getattr(dataset, "ModalityLUTSequence", None):
         values = apply_modality_lut(stored.reshape(shape), dataset).astype(np.float32)
-        return values.max() + values.min() - values if photometric == "MONOCHROME1" else values
+        return np.max(values) + np.min(values) - values if photometric == "MONOCHROME1" else values
     frames = stored.reshape(shape).astype(np.float32)
     if photometric == "MONOCHROME1":
         signed = int(getattr(dataset, "PixelRepresentation", 0)) == 1

@@ -70,8 +70,8 @@ def check_affine(affine: np.ndarray, spatial_shape: Sequence[int], where: str) -
             matrix[:, axis] /= spacing[axis]
             spacing[axis] = 1.0
     # Of the directions alone too: large voxels would hide that two axes point the same way.
-    determinant = abs(np.linalg.det(matrix / spacing)) if spacing.all() else 0.0
-    if determinant * min(1.0, spacing.prod()) <= SMALLEST_DETERMINANT:
+    determinant = abs(float(np.linalg.det(matrix / spacing))) if spacing.all() else 0.0
+    if determinant * min(1.0, float(np.prod(spacing))) <= SMALLEST_DETERMINANT:
         raise InputRefused(
             "BAD_AFFINE",
             f"the affine of {where} is singular, two of its axes point the same way or one has no length: "

@@ -100,7 +100,7 @@ def _box(values: np.ndarray) -> tuple[np.ndarray, list[int]]:
 
 def _centroid(profiles: list[np.ndarray], corner: list[int], affine: np.ndarray) -> list[float]:
     center = [
-        start + float((profile * np.arange(profile.size)).sum() / profile.sum())
+        start + float(np.average(np.arange(profile.size), weights=profile))
         for start, profile in zip(corner, profiles, strict=True)
     ]
     return [round(float(value), 3) for value in affine[:3, :3] @ center + affine[:3, 3]]
