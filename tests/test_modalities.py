@@ -15,10 +15,12 @@ from esp_medsam_monai.modalities import (
     Code,
     check_modalities,
     describe_target,
+    image_side,
     label_names,
     label_values,
     modality_from_code,
     published_modalities,
+    shipped_image_sizes,
     shipped_modalities,
     target_codes,
     target_color,
@@ -160,3 +162,11 @@ def test_a_refusal_is_found_behind_what_monai_wraps_around_it():
         assert find_refusal(wrapped) is refusal
     assert str(refusal).startswith("NO_MODALITY: ")
     assert find_refusal(RuntimeError("other")) is None
+
+
+def test_only_a_larger_side_of_its_own_counts():
+    assert image_side("fundus", 224, {"fundus": 672}) == 672
+    assert image_side("fundus", 1024, {"fundus": 672}) == 1024
+    assert image_side("mr", 224, {"fundus": 672}) == image_side(None, 224) == 224
+    assert set(shipped_image_sizes()) <= set(shipped_modalities())
+    assert all(side % 32 == 0 for side in shipped_image_sizes().values())

@@ -14,6 +14,7 @@ from monai.transforms.utils import scale_affine
 from monai.utils import ensure_tuple_rep
 
 from esp_medsam_monai.geometry import resize
+from esp_medsam_monai.modalities import image_side
 
 __all__ = [
     "CompactD",
@@ -26,26 +27,29 @@ __all__ = [
 
 
 class _ToSide(MapTransform):
-    """What the two transforms below share: the network's side, and a way to interpolate for each key."""
+    """What the two transforms below share: the side of the image's modality, and a way to interpolate for each key."""
 
     def __init__(
         self,
         keys: KeysCollection,
         size: int,
         mode: str | tuple[str, ...] = ("bilinear", "nearest-exact"),
+        sizes: Mapping[str, int] | None = None,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.size = size
+        self.sizes = dict(sizes or {})
         self.mode = ensure_tuple_rep(mode, len(self.keys))
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
+        size = image_side(d.get("modality"), self.size, self.sizes)
         for key, mode in self.key_iterator(d, self.mode):
-            d[key] = self._apply(d[key], mode)
+            d[key] = self._apply(d[key], size, mode)
         return d
 
-    def _apply(self, img: Any, mode: str) -> torch.Tensor:
+    def _apply(self, img: Any, size: int, mode: str) -> torch.Tensor:
         raise NotImplementedError
 
 
@@ -56,11 +60,12 @@ class ResizeSliced(_ToSide):
         keys: keys of ``(C, H, W)`` tensors.
         size: side of the square in pixels.
         mode: for each key ``"bilinear"`` or ``"nearest-exact"``.
+        sizes: ``{modality: side}`` of modalities that are seen larger, by the dictionary's ``modality``.
         allow_missing_keys: do not fail when a key is missing.
     """
 
-    def _apply(self, img: torch.Tensor, mode: str) -> torch.Tensor:
-        return resize(img[None], (self.size, self.size), mode)[0]
+    def _apply(self, img: torch.Tensor, size: int, mode: str) -> torch.Tensor:
+        return resize(img[None], (size, size), mode)[0]
 
 
 class Compactd(_ToSide):
@@ -73,16 +78,17 @@ class Compactd(_ToSide):
         keys: keys of ``MetaTensor`` images in 0..255 and of label maps.
         size: side of the network's square in pixels.
         mode: for each key ``"bilinear"`` or ``"nearest-exact"``.
+        sizes: ``{modality: side}`` of modalities that are seen larger, by the dictionary's ``modality``.
         allow_missing_keys: do not fail when a key is missing.
     """
 
-    def _apply(self, img: MetaTensor, mode: str) -> MetaTensor:
+    def _apply(self, img: MetaTensor, size: int, mode: str) -> MetaTensor:
         x, meta = img.as_tensor(), dict(img.meta)
         spatial = tuple(x.shape[1:])
         # A stack of one slice is a picture too, and its axis of size 1 decides the slicing whatever the spacing.
         plane = [axis for axis, side in enumerate(spatial) if side > 1 or len(spatial) == 2]
-        if len(plane) == 2 and max(spatial) > self.size:
-            small = tuple(min(side, self.size) for side in spatial)
+        if len(plane) == 2 and max(spatial) > size:
+            small = tuple(min(side, size) for side in spatial)
             rows, columns = plane
             flat = x.reshape(x.shape[0], spatial[rows], spatial[columns])
             x = resize(flat[None], (small[rows], small[columns]), mode).reshape(x.shape[0], *small)

@@ -15,8 +15,9 @@ from tqdm import tqdm
 
 from esp_medsam_monai.errors import InputRefused
 from esp_medsam_monai.geometry import SlicePlan, check_axis, resize, slice_plan
+from esp_medsam_monai.modalities import image_side
 from esp_medsam_monai.modalities import label_values as label_table
-from esp_medsam_monai.networks.esp_medsam import ABSENT_LOGIT
+from esp_medsam_monai.networks.self_prompting import ABSENT_LOGIT
 
 from .memory import is_out_of_memory, release_memory
 
@@ -50,6 +51,7 @@ class SliceBatchInferer(Inferer):
         return_logits: return the logits instead of the labels; this holds ``4 * C`` bytes for each voxel.
         progress: show a bar over the slices of a volume.
         cpu_fallback: go on with the CPU when a single slice does not fit into the device's memory.
+        image_sizes: ``{modality: side}`` of modalities that are seen larger than ``image_size``.
 
     Attributes:
         notes: sentences on what the last call had to do about memory, empty as a rule.
@@ -68,6 +70,7 @@ class SliceBatchInferer(Inferer):
         return_logits: bool = False,
         progress: bool = False,
         cpu_fallback: bool = False,
+        image_sizes: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -77,6 +80,7 @@ class SliceBatchInferer(Inferer):
             if not all(1 <= value <= 255 for value in values.values()):
                 raise ValueError(f"label values of {modality} should lie in 1..255, got {dict(values)}.")
         self.image_size = image_size
+        self.image_sizes = dict(image_sizes or {})
         self.batch_size = batch_size
         self.axis = axis
         self.slice_transform = slice_transform
@@ -211,7 +215,7 @@ class SliceBatchInferer(Inferer):
             if bool(varies.any()):
                 filled[varies.cpu()] = self._segment(slices[varies], network, modality, *args, **kwargs)
             return filled
-        size = self.image_size or _unwrap(network).img_size
+        size = image_side(modality, self.image_size or _unwrap(network).img_size, self.image_sizes)
         x = resize(slices.to(_device(network, slices), torch.float32), (size, size))
         x = self.slice_transform(x) if self.slice_transform is not None else x.expand(-1, 3, -1, -1)
         logits = network(x, modality, *args, **kwargs)[:, : len(values)].float()

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from .codes import Code, TargetCodes
-from .labels import check_modalities, label_names, label_values
+from .labels import (
+    AddedTarget,
+    added_targets,
+    check_modalities,
+    extended_modalities,
+    label_names,
+    label_values,
+)
+from .sizes import image_side, shipped_image_sizes
 from .table import (
     MODALITIES,
     PUBLISHED_MODALITIES,
@@ -23,17 +31,22 @@ __all__ = [
     "MODALITIES",
     "PUBLISHED_MODALITIES",
     "SHIPPED_MODALITIES",
+    "AddedTarget",
     "Code",
     "Intensity",
     "Modality",
     "Target",
     "TargetCodes",
+    "added_targets",
     "check_modalities",
     "describe_target",
+    "extended_modalities",
+    "image_side",
     "label_names",
     "label_values",
     "modality_from_code",
     "published_modalities",
+    "shipped_image_sizes",
     "shipped_modalities",
     "target_codes",
     "target_color",

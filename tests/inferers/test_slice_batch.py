@@ -199,3 +199,12 @@ def test_values_one_varying_channel_is_enough() -> None:
 def test_bad_input_axis(axis: int | str) -> None:
     with pytest.raises(ValueError, match="unknown slicing axis"):
         SliceBatchInferer(axis=axis)
+
+
+def test_a_modality_with_a_side_of_its_own_is_seen_larger() -> None:
+    network = Bright()
+    inferer = SliceBatchInferer(image_size=32, image_sizes={"mr": 64})
+    for modality in ("mr", "xray"):
+        inferer(batch(boxes(modality=modality)), network)
+    sides = {modality: shape[-2:] for shape, modality, _ in network.calls}
+    assert sides == {"mr": (64, 64), "xray": (32, 32)}

@@ -158,3 +158,32 @@ def test_real_pictures_and_volumes_of_all_shipped_modalities(shared_dir):
         assert bool(torch.isfinite(sample["image"]).all()), name
         assert set(sample["label"].unique().tolist()) - {0} <= set(label_values(network)[modality].values()), name
         assert int(sample["label"].count_nonzero()) > 20, name
+
+
+def test_a_modality_seen_larger_gives_squares_of_the_common_side(entries):
+    """The picture is 70 x 100; stretched to a square of 128 every pixel of its mask is one or two of the sample's."""
+    options = {"modalities": NETWORK, "image_size": SIZE, "label_values": LABELS, "augment": False}
+    whole = training_transforms(**{**options, "image_size": 128})(dict(entries[0]))
+    middle = training_transforms(**options, image_sizes={"fundus": 128})(dict(entries[0]))
+    for key in ("image", "label"):
+        torch.testing.assert_close(middle[key], whole[key][:, 32:96, 32:96], atol=1e-5, rtol=0)
+    drawn = training_transforms(**{**options, "augment": True}, image_sizes={"fundus": 128})
+    assert {tuple(drawn(dict(entry))["image"].shape) for entry in entries} == {(3, SIZE, SIZE)}
+
+
+def test_a_square_cut_at_random_is_the_same_of_image_and_mask(entries, monkeypatch):
+    monkeypatch.setattr("esp_medsam_monai.transforms.factories.augmentation_by_modality", lambda names: {})
+    chain = training_transforms(NETWORK, SIZE, label_values=LABELS, image_sizes={"fundus": 256})
+    monkeypatch.undo()
+    Image.fromarray(np.tile(np.arange(100, dtype=np.uint8)[:, None], (1, 70))).save(entries[0]["image"])
+    Image.fromarray(np.tile(np.arange(100)[:, None] >= 50, (1, 70))).save(entries[0]["label"])
+    chain.set_random_state(seed=3)
+    tops = set()
+    for _ in range(4):
+        sample = chain(dict(entries[0]))
+        grey = sample["image"][0] * 58.395 + 123.675
+        tops.add(round(float(grey.min())))
+        # Rows of the mask are foreground where the grey level, which is the row in the file, is 50 or more.
+        sure = (grey - 49.5).abs() > 1
+        assert torch.equal((sample["label"][0] > 0)[sure], (grey > 49.5)[sure])
+    assert len(tops) > 1

@@ -43,3 +43,15 @@ def test_slices_become_squares_and_masks_keep_their_values():
     assert result["image"].shape == result["label"].shape == (1, 16, 16)
     assert result["label"][0, :, 0].tolist() == [0] * 8 + [8] * 8
     assert torch.allclose(result["image"][0, 4:12, 3], (torch.arange(4, 12) + 0.5) * 2.5 - 0.5, atol=0.05)
+
+
+def test_a_modality_with_a_side_of_its_own_is_larger_and_no_other():
+    data = {"image": torch.rand(1, 90, 70), "label": torch.zeros(1, 90, 70, dtype=torch.uint8)}
+    resize = ResizeSliced(("image", "label"), 32, sizes={"fundus": 96, "xray": 16})
+    assert resize({**data, "modality": "fundus"})["image"].shape == (1, 96, 96)
+    assert resize({**data, "modality": "mr"})["label"].shape == (1, 32, 32)
+    assert resize({**data, "modality": "xray"})["label"].shape == (1, 32, 32)  # never below the common side
+    compact = Compactd(("image", "label"), 32, sizes={"fundus": 80})
+    pictures = {key: MetaTensor(value, affine=PICTURE_AFFINE) for key, value in data.items()}
+    assert compact({**pictures, "modality": "fundus"})["image"].shape == (1, 80, 70)
+    assert compact({**pictures, "modality": "mr"})["image"].shape == (1, 32, 32)
