@@ -15,7 +15,7 @@ from torch import Tensor
 
 from esp_medsam_monai.checkpoints.safe import load_state_dict, name_few
 
-__all__ = ["check_entries", "read_entries", "sam_decoder_name"]
+__all__ = ["check_entries", "read_entries", "sam_decoder_name", "within"]
 
 _SAM_NAMES = {
     "mask_decoder.transformer.": "mask_decoder.transformer.",
@@ -85,3 +85,8 @@ def check_entries(
     if any(wrong.values()):
         told = "; ".join(f"{len(keys)} {what} ({name_few(keys)})" for what, keys in wrong.items() if keys)
         raise ValueError(f"{name} is not in the layout of {layout}: {told}.")
+
+
+def within(key: str, parts: Sequence[str] | None) -> bool:
+    """Whether an entry belongs to one of some modules or parameters, given by their dotted names; None: to all."""
+    return parts is None or any(key == part or key.startswith(f"{part}.") for part in parts)

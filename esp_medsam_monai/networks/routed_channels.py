@@ -67,7 +67,9 @@ class RoutedChannels(nn.Module):
         Raises:
             ValueError: when a modality is unknown or missing.
         """
-        names = [modality or self.default_modality] * len(x) if modality is None or isinstance(modality, str) else modality
+        names = (
+            [modality or self.default_modality] * len(x) if modality is None or isinstance(modality, str) else modality
+        )
         unknown = [name for name in names if name not in self._channels]
         if unknown:
             raise ValueError(f"unknown modality {unknown[0]!r}; this network knows: {', '.join(self._channels)}.")
