@@ -114,7 +114,7 @@ def test_demo_runs_from_anywhere(demo, repository, tmp_path):
     bundle = tmp_path / "bundle"
     shutil.copytree(repository / "bundles" / "esp_medsam", bundle, ignore=shutil.ignore_patterns("*.pt*"))
     (bundle / "models").mkdir(exist_ok=True)
-    torch.save(ESPMedSAM(shipped_modalities(), img_size=256).state_dict(), bundle / "models" / "model.pt")
+    torch.save(ESPMedSAM(shipped_modalities(), img_size=224).state_dict(), bundle / "models" / "model.pt")
     words = [sys.executable, str(repository / "examples" / "demo.py"), "--bundle", "bundle", "--output", "out"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     run = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)

@@ -33,13 +33,22 @@ CHECKED_ELSEWHERE = {
 }
 # A training as short as can be; nothing else is shortened.
 SHORT_TRAINING = shlex.split("--max_epochs 1 --samples_per_epoch 4 --batch_size 2 --image_size 64 --num_workers 0")
+SMALL_SAM = {"embed_dim": 32, "depth": 2, "num_heads": 2, "global_attn_indexes": [1]}
 OUTPUTS = ["report.html", "report.json", "report.csv", "skin_seg.png", "skin_seg.json", "skin_preview.png"]
 LEFT_BEHIND = {  # files that the commands of a block must leave, by a word of the block
     "esp-medsam info": [],
     "esp-medsam segment": [f"OUT/{name}" for name in OUTPUTS],
     "run inference": [f"OUT/{name}" for name in OUTPUTS],
     "run training": ["LIST.json", "RUN/best.pt", "RUN/last.pt"],
-    "run evaluation": ["OUT/metrics.json"],
+    "run evaluation": [
+        "OUT/metrics.json",
+        "OUT/summary.md",
+        "OUT/cases.csv",
+        "OUT/plots/dice.png",
+        "OUT/worst/overview.png",
+    ],
+    "finetune.yaml": ["RUN/best.pt"],
+    "distill.yaml": ["AGGREGATOR/best.pt", "TEACHER/best.pt", "DISTILLED/best.pt", "DISTILLED/frozen.json"],
     "import-weights": ["PUBLISHED/models/model.pt", "PUBLISHED/configs/inference.yaml", "OUT/report.json"],
 }
 
@@ -61,7 +70,7 @@ def untrained() -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     return {
         key: value.half() if value.is_floating_point() else value
-        for key, value in ESPMedSAM(shipped_modalities(), img_size=256).state_dict().items()
+        for key, value in ESPMedSAM(shipped_modalities(), img_size=224).state_dict().items()
     }
 
 
@@ -81,7 +90,8 @@ def workplace(tmp_path, untrained) -> Path:
         Image.fromarray(image).save(tmp_path / "IMAGES" / f"case{i}.png")
         Image.fromarray(np.digitize(image, (100, 200)).astype(np.uint8)).save(tmp_path / "LABELS" / f"case{i}.png")
         entries.append({"image": f"IMAGES/case{i}.png", "label": f"LABELS/case{i}.png", "modality": "ultrasound"})
-    (tmp_path / "LIST.json").write_text(json.dumps({"test": entries[:2]}), encoding="utf-8")
+    content = {"training": entries[2:8], "validation": entries[8:], "test": entries[:2]}
+    (tmp_path / "LIST.json").write_text(json.dumps(content), encoding="utf-8")
     Image.fromarray(rng.integers(0, 255, (70, 90, 3), dtype=np.uint8)).save(tmp_path / "IN" / "skin.png")
     (tmp_path / "IN" / "skin.json").write_text('{"modality": "dermoscopy"}', encoding="utf-8")
     return tmp_path
@@ -98,6 +108,8 @@ def _run(words: list[str], folder: Path) -> None:
 def test_commands_run(block, workplace, request):
     if "import-weights" in block:
         request.getfixturevalue("official_file")
+    if "sam_vit_b" in block:
+        request.getfixturevalue("sam_file")
     if "datalist" in block.split():
         (workplace / "LIST.json").unlink()
     for command in _commands(block):
@@ -106,6 +118,8 @@ def test_commands_run(block, workplace, request):
         words[0] = sys.executable if words[0] == "python" else str(Path(sys.executable).with_name("esp-medsam"))
         if "training" in words:
             words += SHORT_TRAINING
+        if "sam_vit_b" in block:  # a SAM of another size, which nothing but this option tells
+            words += ["--sam_model", json.dumps(SMALL_SAM)]
         if "--resume" in words:
             words[words.index("--max_epochs") + 1] = "2"
         _run(words, workplace)
@@ -124,6 +138,20 @@ def official_file(workplace) -> Path:
     )
     torch.save(export_official(network, "dermoscopy"), workplace / "skin.pth")
     return workplace / "skin.pth"
+
+
+@pytest.fixture
+def sam_file(workplace) -> Path:
+    """``sam_vit_b_01ec64.pth``: a small encoder in the layout of SAM's files, weights as they are drawn."""
+    from esp_medsam_monai.checkpoints import save_sam_layout
+    from esp_medsam_monai.networks import SAMTeacher
+
+    torch.manual_seed(0)
+    network = SAMTeacher(
+        {"xray": ["lung"]}, 64, SMALL_SAM, use_adapters=False, shared_query=True, shared_hyper_mlp=True
+    )
+    save_sam_layout(network, workplace / "sam_vit_b_01ec64.pth")
+    return workplace / "sam_vit_b_01ec64.pth"
 
 
 @pytest.mark.parametrize(("command", "test"), CHECKED_ELSEWHERE.items())

@@ -17,6 +17,7 @@ from .augmentation import (
 )
 from .factories import (
     augmentation_by_modality,
+    distillation_transforms,
     evaluation_transforms,
     postprocessing,
     preprocessing,
@@ -34,12 +35,26 @@ from .normalization import NormalizeSlices, NormalizeSlicesD, NormalizeSlicesd, 
 from .resizing import CompactD, Compactd, CompactDict, ResizeSliceD, ResizeSliced, ResizeSliceDict
 from .routing import RouteModality, RouteModalityD, RouteModalityd, RouteModalityDict
 from .saving import SaveMaskD, SaveMaskd, SaveMaskDict
-from .slicing import LargestSliceD, LargestSliced, LargestSliceDict, RandSliceD, RandSliced, RandSliceDict
+from .slicing import (
+    LargestSliceD,
+    LargestSliced,
+    LargestSliceDict,
+    RandSliceD,
+    RandSliced,
+    RandSliceDict,
+    TakeSliceD,
+    TakeSliced,
+    TakeSliceDict,
+)
+from .views import ContentKeyD, ContentKeyd, ContentKeyDict, View, ViewSliceD, ViewSliced, ViewSliceDict, views_of
 
 __all__ = [
     "CompactD",
     "CompactDict",
     "Compactd",
+    "ContentKeyD",
+    "ContentKeyDict",
+    "ContentKeyd",
     "EncodeLabels",
     "EncodeLabelsD",
     "EncodeLabelsDict",
@@ -74,11 +89,20 @@ __all__ = [
     "ScaleIntensityByModalityD",
     "ScaleIntensityByModalityDict",
     "ScaleIntensityByModalityd",
+    "TakeSliceD",
+    "TakeSliceDict",
+    "TakeSliced",
+    "View",
+    "ViewSliceD",
+    "ViewSliceDict",
+    "ViewSliced",
     "augmentation_by_modality",
+    "distillation_transforms",
     "evaluation_transforms",
     "grey_augmentation",
     "photograph_augmentation",
     "postprocessing",
     "preprocessing",
     "training_transforms",
+    "views_of",
 ]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from monai.config import KeysCollection
-from monai.transforms import Compose
+from monai.transforms import CenterSpatialCropd, Compose, RandSpatialCropd
 from torchvision.transforms import v2
 
 from esp_medsam_monai.io import ReadingRules
@@ -21,10 +22,12 @@ from .normalization import NormalizeSlicesd
 from .resizing import Compactd, ResizeSliced
 from .routing import RouteModalityd
 from .saving import SaveMaskd
-from .slicing import LargestSliced, RandSliced
+from .slicing import LargestSliced, RandSliced, TakeSliced
+from .views import WITHOUT_UPSIDE, ContentKeyd, ViewSliced
 
 __all__ = [
     "augmentation_by_modality",
+    "distillation_transforms",
     "evaluation_transforms",
     "postprocessing",
     "preprocessing",
@@ -107,8 +110,7 @@ def evaluation_transforms(
 
 def augmentation_by_modality(modalities: Sequence[str]) -> dict[str, v2.Transform]:
     """Random changes for each modality: photographs have no upside and vary in colour, the others are grey."""
-    photographs = {"dermoscopy", "fundus", "microscopy", "colonoscopy"}
-    return {name: photograph_augmentation() if name in photographs else grey_augmentation() for name in modalities}
+    return {name: photograph_augmentation() if name in WITHOUT_UPSIDE else grey_augmentation() for name in modalities}
 
 
 def training_transforms(
@@ -122,6 +124,7 @@ def training_transforms(
     paste_prob: float = 0.5,
     paste_modalities: Sequence[str] = ("mr",),
     rules: ReadingRules | None = None,
+    image_sizes: Mapping[str, int] | None = None,
 ) -> Compose:
     """Chain for training: one 2D sample out of each entry ``{"image", "label", "modality"}`` of a datalist.
 
@@ -138,6 +141,8 @@ def training_transforms(
         paste_prob: probability to paste a sample of ``paste_modalities`` into a larger field of view.
         paste_modalities: modalities whose training images are tight crops.
         rules: see :func:`preprocessing`.
+        image_sizes: ``{modality: side}`` of modalities that are seen larger: stretched to that side, of which a sample
+            is a random square of side S (for validation the one in the middle), so that batches stay uniform.
 
     Returns:
         Chain after which ``image`` is float32 ``(3, S, S)`` as the network takes it, ``label`` uint8 ``(1, S, S)`` of
@@ -150,16 +155,61 @@ def training_transforms(
         RouteModalityd("image", None, modalities, default_modality),
         ScaleIntensityByModalityd("image"),
         EncodeLabelsd("label", "image", modalities, label_values),
-        Compactd(keys, image_size),
+        Compactd(keys, image_size, sizes=image_sizes),
     ]
     if augment:
         steps += [
             RandSliced(keys, foreground=foreground),
             RandPasteIntoFieldOfViewd(keys, paste_prob, modalities=paste_modalities),
             # Before the other changes, which cost by the pixel.
-            ResizeSliced(keys, image_size),
+            ResizeSliced(keys, image_size, sizes=image_sizes),
+            RandSpatialCropd(keys, image_size, random_size=False),
             RandAugmentSliced(keys, augmentation_by_modality(list(modalities))),
         ]
     else:
-        steps += [LargestSliced(keys), ResizeSliced(keys, image_size)]
+        steps += [
+            LargestSliced(keys),
+            ResizeSliced(keys, image_size, sizes=image_sizes),
+            CenterSpatialCropd(keys, image_size),
+        ]
     return Compose([*steps, NormalizeSlicesd("image", divisor)])
+
+
+def distillation_transforms(
+    modalities: Mapping[str, Sequence[str]],
+    image_size: int,
+    image_sizes: Mapping[str, int] | None = None,
+    divisor: Literal["sam", "published"] = "sam",
+    default_modality: str | None = None,
+    rules: ReadingRules | None = None,
+) -> Compose:
+    """Chain for distillation: a numbered view of a slice of each ``{"image", "modality"}``; a label is not looked at.
+
+    What comes before :class:`~esp_medsam_monai.transforms.ViewSliced` is the same every time and leaves a byte a value.
+
+    Args:
+        modalities: the network's ``{modality: [targets]}``.
+        image_size: side S of the network's square in pixels, for every modality.
+        image_sizes: ``{modality: side}`` of modalities that are seen larger, see
+            :class:`~esp_medsam_monai.transforms.ViewSliced`.
+        divisor: see :class:`~esp_medsam_monai.transforms.NormalizeSlices`.
+        default_modality: modality of entries that do not name one.
+        rules: see :func:`preprocessing`.
+
+    Returns:
+        Chain for entries with ``view`` (a number) and ``slice`` (:class:`~esp_medsam_monai.transforms.TakeSliced`),
+        after which ``image`` is float32 ``(3, S, S)`` as the network takes it, ``key`` the hash of its content and
+        ``modality`` the name.
+    """
+    views = ViewSliced("image", image_size, image_sizes)
+    return Compose(
+        [
+            *preprocessing("image", None, modalities, default_modality, rules).transforms,
+            # Large enough that a crop is not blurred.
+            Compactd("image", math.ceil(image_size / views.crop), "bilinear", image_sizes),
+            TakeSliced("image"),
+            views,
+            ContentKeyd("image", settings=f"divisor {divisor}"),
+            NormalizeSlicesd("image", divisor),
+        ]
+    )

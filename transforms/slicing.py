@@ -19,6 +19,9 @@ __all__ = [
     "RandSliceD",
     "RandSliceDict",
     "RandSliced",
+    "TakeSliceD",
+    "TakeSliceDict",
+    "TakeSliced",
 ]
 
 
@@ -122,5 +125,35 @@ class LargestSliced(MapTransform):
         return _sample(self, data, plan, index)
 
 
+class TakeSliced(MapTransform):
+    """Take one of evenly spaced slices, upright; which one stands in the dictionary.
+
+    Args:
+        keys: images, ``(C, *spatial)`` with equal spatial shapes.
+        image_key: the ``MetaTensor`` whose affine decides orientation and axis.
+        slice_key: key of ``(place, number)``: of that many slices, each in the middle of an equal part of the volume,
+            the one in this place; as many as the volume has are all of them. Without the key: the middle one.
+        allow_missing_keys: do not fail when a key is missing.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = "image",
+        image_key: str = "image",
+        slice_key: str = "slice",
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.image_key = image_key
+        self.slice_key = slice_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        plan = _plan(data, self.image_key)
+        count = 1 if plan.spatial_dims == 2 else data[self.image_key].shape[1 + plan.axis]
+        place, number = data.get(self.slice_key, (0, 1))
+        return _sample(self, data, plan, (2 * place + 1) * count // (2 * number))
+
+
 RandSliceD = RandSliceDict = RandSliced
 LargestSliceD = LargestSliceDict = LargestSliced
+TakeSliceD = TakeSliceDict = TakeSliced

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .folder import find_bundle, missing_weights, shipped_bundle
+from .folder import bundle_weights, find_bundle, missing_weights, shipped_bundle
 from .names import unknown_names, unknown_sentences
 from .options import Option, config_options
 from .requirements import unmet_requirements
@@ -12,6 +12,7 @@ from .start_check import StartCheck
 __all__ = [
     "Option",
     "StartCheck",
+    "bundle_weights",
     "config_options",
     "find_bundle",
     "missing_weights",

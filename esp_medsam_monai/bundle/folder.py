@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["VARIABLE", "find_bundle", "missing_weights", "shipped_bundle"]
+__all__ = ["VARIABLE", "bundle_weights", "find_bundle", "missing_weights", "shipped_bundle"]
 
 VARIABLE = "ESP_MEDSAM_BUNDLE"
 """Environment variable with the folder of the bundle to use."""
@@ -48,6 +48,15 @@ def find_bundle(given: str | os.PathLike[str] | None = None) -> Path:
             "name the folder that holds configs/ and models/ with --bundle DIR."
         )
     return folder
+
+
+def bundle_weights(bundle_root: str | os.PathLike[str]) -> str:
+    """Path of a bundle's own weights, for a config that starts from them: ``models/model.pt``.
+
+    Args:
+        bundle_root: folder of the bundle.
+    """
+    return str(Path(bundle_root) / "models" / "model.pt")
 
 
 def missing_weights(bundle: Path, ckpt: str | os.PathLike[str] | None = None) -> str | None:

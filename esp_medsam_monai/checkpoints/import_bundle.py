@@ -97,6 +97,7 @@ def _settings(net: ESPMedSAM, config: Mapping[str, Any], batch_size: int) -> dic
     return {
         "modalities": modalities,
         "image_size": IMAGE_SIZE,
+        "image_sizes": None,
         "divisor": DIVISOR,
         "batch_size": batch_size,
         "network_def": {**config["network_def"], **options},

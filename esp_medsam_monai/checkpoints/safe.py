@@ -94,7 +94,7 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str], strict: bool 
         told = "; ".join(f"{len(keys)} {what} ({name_few(keys)})" for what, keys in wrong.items() if keys)
         raise ValueError(
             f"{path} does not fit the network: {told}. Modalities, targets and options of network_def must be those "
-            "that the weights were trained with."
+            "that the weights were trained with; fine-tuned ones want the --new_targets that they were fine-tuned with."
         )
     module.load_state_dict(state, strict=strict)
     return digest

@@ -18,6 +18,7 @@ from esp_medsam_monai.io import Case, RunReport, atomic_path
 from esp_medsam_monai.io.backups import drop_equal_backups, keep_backup
 
 from .case_results import CaseResults
+from .ranks import world_size
 from .reasons import one_line, reason_of
 from .resume import files_of_row, is_as_left, is_still_valid, read_labels
 
@@ -45,8 +46,9 @@ class CaseRecords:
         self._case: Case | None = None
         self._mask: Path | None = None
         self._kept: Path | None = None
-        # A bar on a terminal, a line a case in a log.
-        self.bar = tqdm(total=total, desc="cases", unit="case", file=sys.stderr, disable=None if total else True)
+        # A bar on a terminal, a line a case in a log, or where several ranks would draw over each other's bars.
+        silent = True if world_size() > 1 or not total else None
+        self.bar = tqdm(total=total, desc="cases", unit="case", file=sys.stderr, disable=silent)
 
     def is_finished(self, case: Case) -> bool:
         """Whether the case was done before, by an earlier run or by one beside this, and is still valid."""
@@ -55,6 +57,27 @@ class CaseRecords:
         return is_still_valid(
             row, case.files, self.folder, *hashes, self.results.wanted(row, is_dicom=case.kind == "dicom")
         )
+
+    def take_over(self, case: Case) -> bool:
+        """Take over the row of a case that a run beside this one, or another rank of it, has come to since we began.
+
+        Returns:
+            Whether there was one; otherwise the case is to be done.
+        """
+        row, run = self.report.known(case.name), self.report.run
+        if (
+            world_size() > 1
+            and row is not None
+            and (row["finished"] or "") >= run["started"]
+            and all(row[key] == run[key] for key in ("weights_sha256", "configuration_sha256"))
+        ):
+            # Also one that another rank has tried in vain, or done although it was done before (`overwrite`).
+            self.report.merge([row])
+        elif self.is_finished(case):
+            self.skipped(case)
+        else:
+            return False
+        return True
 
     def begin(self, case: Case) -> None:
         """Work on a case begins."""

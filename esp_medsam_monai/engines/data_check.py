@@ -19,6 +19,7 @@ from tqdm import tqdm
 import esp_medsam_monai
 from esp_medsam_monai.engines.output_dir import check_output_dir
 from esp_medsam_monai.engines.pair_check import Finding, PairCheck, PairFacts, files_of
+from esp_medsam_monai.engines.ranks import on_main_rank
 from esp_medsam_monai.errors import InputRefused
 from esp_medsam_monai.hashing import sha256_of_settings, stamp_of_files
 from esp_medsam_monai.io import atomic_path
@@ -41,6 +42,7 @@ class DatalistCheck:
     ``SAME_IMAGE`` (one content in two sections, which makes a validation or a test worthless),
     ``TARGET_NEVER_OCCURS`` and ``NO_VALIDATION`` (of a modality that is trained); and the errors ``NO_IMAGES`` (to
     train on) and ``UNKNOWN_LABELS`` (a modality with several targets, and nothing says which label value is which).
+    Where the check looks at images alone, nothing is said about targets.
 
     Files in ``output_dir``: ``data_check.csv`` with a row for every finding; ``data_check.json`` with the counts. As
     long as options and files (names, sizes, times) stay the same, data without errors are not looked at again, so that
@@ -74,13 +76,15 @@ class DatalistCheck:
         self.counts: dict[str, Any] = {}
 
     def run(self) -> None:
-        """Look at all entries, write the files, and say in the log what is wrong.
+        """Look at all entries, write the files, and say in the log what is wrong; of several ranks the main one does.
 
         Raises:
             SystemExit: with 8 when there are errors; with 0 when there are none and only the check was asked for.
         """
-        if not (self.enabled or self.only):
-            return
+        if self.enabled or self.only:
+            on_main_rank(self._check)
+
+    def _check(self) -> None:
         check_output_dir(self.folder)
         stamp = self._stamp()
         if not self.only and stamp is not None and stamp == self._remembered():
@@ -89,7 +93,7 @@ class DatalistCheck:
         entries = [(section, entry) for section, listed in self.sections.items() for entry in listed]
         looked_at = self._look([entry for _, entry in entries])
         self.findings = [
-            dataclasses.replace(finding, section=section, image=str(entry["image"]), label=str(entry["label"]))
+            dataclasses.replace(finding, section=section, image=str(entry["image"]), label=_label(entry))
             for (section, entry), facts in zip(entries, looked_at, strict=True)
             for finding in facts.findings
         ]
@@ -124,12 +128,14 @@ class DatalistCheck:
         if "training" in images and not images["training"].total():
             text = "there are no images to train on. Give --datalist LIST.json with entries in 'training'."
             self.findings.append(Finding("error", "NO_IMAGES", text, "training"))
-        self._find_unexplained({facts.modality for facts in looked_at if facts.modality})
+        if self.pair_check.labels:
+            pairs = zip(entries, looked_at, strict=True)
+            self._find_unexplained({found.modality for (_, entry), found in pairs if not entry.get("labels")} - {""})
         self._find_shared(entries, looked_at)
         trained = [modality for modality in self.pair_check.modalities if images.get("training", Counter())[modality]]
         for modality in trained:
             for target in self.pair_check.modalities[modality]:
-                if not targets["training"][f"{modality}_{target}"]:
+                if self.pair_check.labels and not targets["training"][f"{modality}_{target}"]:
                     self._warn("TARGET_NEVER_OCCURS", f"no training label holds {modality} {target}.", "training")
             if "validation" in images and not images["validation"][modality]:
                 text = f"{modality} has training images and no validation images: nothing tells how well it is learned."
@@ -153,7 +159,7 @@ class DatalistCheck:
             if other_section != section:
                 same = "is" if os.path.realpath(other) == os.path.realpath(path) else f"has the content of {other},"
                 text = f"{path} {same} in {other_section}, too; results on {section} will look too good."
-                self._warn("SAME_IMAGE", text, section, path, str(entry["label"]))
+                self._warn("SAME_IMAGE", text, section, path, _label(entry))
 
     def _warn(self, code: str, message: str, section: str, image: str = "", label: str = "") -> None:
         self.findings.append(Finding("warning", code, message, section, image, label))
@@ -164,8 +170,8 @@ class DatalistCheck:
             file
             for entries in self.sections.values()
             for entry in entries
-            for key in ("image", "label")
-            if Path(entry[key]).exists()
+            for key in (("image", "label") if self.pair_check.labels else ("image",))
+            if entry.get(key) and Path(entry[key]).exists()
             for file in files_of(entry[key])
         ]
         try:
@@ -222,3 +228,7 @@ class DatalistCheck:
         _LOGGER.info("data: %d images, no errors, %d warnings: %s", number, len(self.findings), table)
         if self.only:
             raise SystemExit(0)
+
+
+def _label(entry: Mapping[str, Any]) -> str:
+    return str(entry.get("label", ""))

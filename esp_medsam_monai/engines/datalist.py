@@ -8,13 +8,14 @@ import random
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from esp_medsam_monai.io import atomic_path
 
 __all__ = ["SECTIONS", "datalist_labels", "read_datalist", "write_datalist"]
 
 SECTIONS = ("training", "validation", "test")
+Labels = bool | Literal["optional"]
 _PATH_KEYS = ("image", "label")
 _SUFFIXES = (".nii.gz", ".nii", ".png", ".jpg", ".jpeg")
 _LABEL_ENDINGS = ("_segmentation", "_seg", "_mask", "_label")
@@ -32,14 +33,18 @@ def _content(path: Path) -> dict[str, Any]:
     return content
 
 
-def _resolved(entry: Any, where: str, base: Path, check_files: bool) -> dict[str, Any]:
-    if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) and entry[key] for key in _PATH_KEYS):
-        raise ValueError(f"{where}: needs the paths 'image' and 'label', got {entry!r}.")
-    files = {key: base / entry[key] for key in _PATH_KEYS}
+def _resolved(entry: Any, where: str, base: Path, check_files: bool, labels: Labels) -> dict[str, Any]:
+    has_label = isinstance(entry, dict) and bool(entry.get("label"))
+    keys = _PATH_KEYS if labels is True or (labels == "optional" and has_label) else _PATH_KEYS[:1]
+    if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) and entry[key] for key in keys):
+        needed = "the paths 'image' and 'label'" if len(keys) > 1 else "the path 'image'"
+        raise ValueError(f"{where}: needs {needed}, got {entry!r}.")
+    files = {key: base / entry[key] for key in keys}
     for key, path in files.items():
         if check_files and not path.exists():
             raise FileNotFoundError(f"{where}: {key} {path} does not exist (relative paths start at {base}).")
-    return {**entry, **{key: str(path) for key, path in files.items()}}
+    kept = {key: value for key, value in entry.items() if key not in _PATH_KEYS}
+    return {**kept, **{key: str(path) for key, path in files.items()}}
 
 
 def read_datalist(
@@ -48,6 +53,7 @@ def read_datalist(
     dataset_dir: str | None = None,
     required: bool = True,
     check_files: bool = True,
+    labels: Labels = True,
 ) -> list[dict[str, Any]]:
     """Entries of one section of a datalist, with every path absolute.
 
@@ -61,11 +67,12 @@ def read_datalist(
         required: a missing or empty section is an error; otherwise it gives no entries.
         check_files: the first file that is missing is an error; otherwise they are left to a look at all of them, see
             :class:`~esp_medsam_monai.engines.DatalistCheck`.
+        labels: True: every entry needs a ``label``; False: labels are left out; ``"optional"``: as the entries have it.
 
     Raises:
         FileNotFoundError: when the datalist, or with ``check_files`` a file that it names, is missing.
         ValueError: when there is no datalist, the file is none, the section is missing or empty, or an entry lacks
-            ``image`` or ``label``.
+            ``image`` or, where it is needed, ``label``.
     """
     if not path:
         raise ValueError(f"there are no images for {section}: no datalist is given. Add --datalist LIST.json.")
@@ -78,7 +85,7 @@ def read_datalist(
         filled = [name for name in SECTIONS if content.get(name)]
         raise ValueError(f"{path}: has nothing in {section!r}; it has entries in {filled or 'none of its sections'}.")
     base = Path(dataset_dir).resolve() if dataset_dir else path.resolve().parent
-    return [_resolved(entry, f"{path}: {section}[{i}]", base, check_files) for i, entry in enumerate(entries)]
+    return [_resolved(entry, f"{path}: {section}[{i}]", base, check_files, labels) for i, entry in enumerate(entries)]
 
 
 def datalist_labels(path: str | PathLike[str] | None) -> dict[str, dict[str, int]] | None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, TypeVar
 
 import torch
 from monai.metrics import compute_dice
 
-__all__ = ["DiceRow", "dice_rows", "summarize"]
+__all__ = ["DiceRow", "by_target", "dice_rows", "dice_summary", "summarize"]
+
+Row = TypeVar("Row", bound="DiceRow")
 
 
 @dataclass(frozen=True)
@@ -71,28 +73,43 @@ def dice_rows(
     return rows
 
 
-def summarize(
-    rows: Iterable[DiceRow], by: Literal["modality", "domain"] = "modality"
-) -> dict[str, dict[str, dict[str, Any]]]:
-    """Mean Dice and what belongs to it, per modality (or domain) and target.
+def summarize(rows: Iterable[DiceRow]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Mean Dice and what belongs to it, per modality and target.
 
     Returns:
-        ``{modality: {target: {"dice", "n", "std", "median", "both_empty", "reference_empty"}}}``: mean, standard
-        deviation and median over the ``n`` cases where reference or prediction hold the target (None when n is 0);
-        ``both_empty`` cases are counted beside them, ``reference_empty`` ones (Dice 0) among them.
+        ``{modality: {target: {"dice", "n", ...}}}``, see :func:`dice_summary`.
     """
-    groups: dict[tuple[str, str], list[DiceRow]] = {}
+    return {
+        modality: {target: dice_summary(group) for target, group in targets.items()}
+        for modality, targets in by_target(rows).items()
+    }
+
+
+def by_target(rows: Iterable[Row]) -> dict[str, dict[str, list[Row]]]:
+    """Rows as ``{modality: {target: [rows]}}``, sorted by name."""
+    groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
-        groups.setdefault((getattr(row, by), row.target), []).append(row)
-    table: dict[str, dict[str, dict[str, Any]]] = {}
-    for (name, target), group in sorted(groups.items()):
-        dice = [row.dice for row in group if row.dice is not None]
-        table.setdefault(name, {})[target] = {
-            "dice": statistics.fmean(dice) if dice else None,
-            "n": len(dice),
-            "std": statistics.pstdev(dice) if dice else None,
-            "median": statistics.median(dice) if dice else None,
-            "both_empty": len(group) - len(dice),
-            "reference_empty": sum(row.reference == 0 and row.predicted > 0 for row in group),
-        }
+        groups.setdefault((row.modality, row.target), []).append(row)
+    table: dict[str, dict[str, list[Row]]] = {}
+    for (modality, target), group in sorted(groups.items()):
+        table.setdefault(modality, {})[target] = group
     return table
+
+
+def dice_summary(rows: Sequence[DiceRow]) -> dict[str, Any]:
+    """Dice of one target over cases.
+
+    Returns:
+        ``dice``, ``std`` and ``median``: mean, standard deviation and median over the ``n`` cases where reference or
+        prediction hold the target (None when n is 0); ``both_empty`` cases are counted beside them, ``reference_empty``
+        ones (only the prediction holds it, Dice 0) among them.
+    """
+    dice = [row.dice for row in rows if row.dice is not None]
+    return {
+        "dice": statistics.fmean(dice) if dice else None,
+        "n": len(dice),
+        "std": statistics.pstdev(dice) if dice else None,
+        "median": statistics.median(dice) if dice else None,
+        "both_empty": len(rows) - len(dice),
+        "reference_empty": sum(row.reference == 0 and row.predicted > 0 for row in rows),
+    }

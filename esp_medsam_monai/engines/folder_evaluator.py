@@ -22,24 +22,17 @@ from monai.utils import CommonKeys, str2bool
 
 from esp_medsam_monai import __version__
 from esp_medsam_monai.inferers import SliceBatchInferer
-from esp_medsam_monai.io import (
-    Case,
-    RunReport,
-    claim,
-    remove_partials,
-    write_report_page,
-    write_report_table,
-)
+from esp_medsam_monai.io import Case, RunReport, claim, remove_partials, write_report_page, write_report_table
 
 from .case_dataset import CaseDataset
 from .case_records import CaseRecords
 from .case_results import CaseResults
+from .exit_status import ALL_DONE, BROKEN, NOTHING_FOUND, end_of_ranks, status_of
 from .interruption import INTERRUPTED, Interruption
+from .ranks import barrier, from_main_rank, is_main_rank, world_size
 from .reasons import one_line, reason_of
 
 __all__ = ["FolderEvaluator"]
-
-ALL_DONE, BROKEN, NOTHING_FOUND, SOME_FAILED = 0, 1, 2, 8
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -50,6 +43,9 @@ class FolderEvaluator(SupervisedEvaluator):
     An exception in one case is written to ``<case>.error.txt`` and into the report, and the next case follows. What an
     earlier run has done with the same weights, settings and input is left as it is. Runs that share a folder divide
     the cases between them. Images stay on the CPU; the inferer sends its batches of slices to the network.
+
+    So do the ranks of a distributed run: each begins with its own share, then takes what nobody has begun. The main one
+    writes the report of all, and all end with the same status. Where one dies, the report has what was done.
 
     Args:
         device: device of the network.
@@ -108,6 +104,7 @@ class FolderEvaluator(SupervisedEvaluator):
         self.exit_status = ALL_DONE
         self._interruption = Interruption()
         self._has_begun = False
+        self._have_met = False
         self._reads_ahead = val_data_loader.num_workers > 0
         # After the handlers, one of which loads the weights.
         self.add_event_handler(Events.STARTED, self._begin)
@@ -140,12 +137,17 @@ class FolderEvaluator(SupervisedEvaluator):
             SystemExit: with 8 when a case failed, 2 when nothing was found, 130 when the run was interrupted, 1 when
                 the run could not be carried out.
         """
-        if self.report is not None and self.report.cases:
+        if is_main_rank() and self.report is not None and self.report.cases:
             done, skipped, failed = (self.report.count(status) for status in ("done", "skipped", "failed"))
             _LOGGER.info(
                 "%d cases done, %d done before, %d failed; see %s",
                 *(done, skipped, failed, self.report.path.with_suffix(".html")),
             )
+        if self._have_met:
+            # The first rank to end with a status other than 0 makes torchrun end the others.
+            with self._interruption:
+                self._interruption.hold()
+                barrier()
         if self.exit_status != ALL_DONE:
             raise SystemExit(self.exit_status)
 
@@ -161,14 +163,19 @@ class FolderEvaluator(SupervisedEvaluator):
         if any(case.kind == "dicom" for case in cases):
             self.records.note(results.note())
         report.save()  # what cannot be written should be known before the work, not after it
+        report.run["started"] = from_main_rank(report.run["started"])
+        self._interruption.once = world_size() > 1
         with self._interruption:
             try:
                 if anything:
                     self._run_cases(global_epoch)
+                self._interruption.hold()
+                self._meet(report)
             finally:
                 self._interruption.hold()
                 self.records.bar.close()
-                self._write_reports(report)
+                if is_main_rank():
+                    self._write_reports(report)
 
     def _run_cases(self, global_epoch: int) -> None:
         report = self.records.report
@@ -183,9 +190,12 @@ class FolderEvaluator(SupervisedEvaluator):
                     "a process that reads ahead was ended from outside, as a rule for want of memory; the remaining "
                     f"cases were read one by one. Use fewer --num_workers. ({one_line(str(error))})"
                 )
-            for index, case in enumerate(self.cases.cases):
-                if not report.has(case.name):
-                    self._take_turn(index)
+            if world_size() > 1:
+                # From the end, for the others work towards it.
+                for index in reversed(range(len(self.cases))):
+                    self._take_turn(index, wait=0.0)
+            for index in range(len(self.cases)):
+                self._take_turn(index)
         except KeyboardInterrupt:
             self.exit_status = INTERRUPTED
             _LOGGER.error("interrupted after %d of %d cases", report.size, len(self.cases))
@@ -196,7 +206,21 @@ class FolderEvaluator(SupervisedEvaluator):
                 raise
             _LOGGER.error(one_line(str(error)))
         else:
-            self.exit_status = SOME_FAILED if report.count("failed") else ALL_DONE
+            self.exit_status = status_of(report)
+
+    def _meet(self, report: RunReport) -> None:
+        """Let all ranks know what each has done, and how it went."""
+        if world_size() == 1:
+            return
+        if not is_main_rank():
+            report.save()  # in case that the main rank has died
+        try:
+            self.exit_status = end_of_ranks(report, self.exit_status)
+        except RuntimeError as error:
+            self.exit_status = self.exit_status or BROKEN
+            self.records.note(f"another process of this run has died, or hangs. ({one_line(str(error))})")
+        else:
+            self._have_met = True
 
     def _write_reports(self, report: RunReport) -> None:
         """All three; ``report.json`` must be written, the others are made of it."""
@@ -226,19 +250,17 @@ class FolderEvaluator(SupervisedEvaluator):
         with claim(self.records.folder, case.name) as ours:
             if not ours:
                 return {}  # its turn comes when the other run is done with it
-            if self.records.is_finished(case):  # by a run beside this one, since we began
-                self.records.skipped(case)
-            else:
+            if not self.records.take_over(case):
                 self._process(engine, case, batchdata)
         return {}
 
-    def _take_turn(self, index: int) -> None:
+    def _take_turn(self, index: int, wait: float = -1) -> None:
         """A case that was passed over: take over the result of the run that was busy with it, or do it."""
         case = self.cases.cases[index]
-        with claim(self.records.folder, case.name, wait=-1):
-            if self.records.is_finished(case):
-                self.records.skipped(case)
-            else:
+        if self.records.report.has(case.name):
+            return
+        with claim(self.records.folder, case.name, wait) as ours:
+            if ours and not self.records.take_over(case):
                 self.cases.finished.discard(case.name)
                 self._process(self, case, next(iter(DataLoader(self.cases, sampler=[index]))))
 

@@ -1,22 +1,26 @@
-"""Loss and validation Dice over the epochs: a JSON file, a picture and a line in the log."""
+"""Loss and key metric over the epochs: a JSON file, a picture and a line in the log."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 from ignite.engine import Engine, Events
-from matplotlib.figure import Figure
 from monai.engines import Evaluator
-from monai.utils import CommonKeys
 from monai.utils.misc import str2bool
 
+from esp_medsam_monai.engines.clock import human_time
+from esp_medsam_monai.engines.history_curves import draw_history
+from esp_medsam_monai.engines.ranks import is_main_rank
+from esp_medsam_monai.engines.training import step_loss
+from esp_medsam_monai.engines.training_scalars import learning_rate, loss_parts
 from esp_medsam_monai.io import atomic_path
 
-__all__ = ["TrainingHistory", "draw_history"]
+__all__ = ["TrainingHistory"]
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -24,10 +28,16 @@ _LOGGER = logging.getLogger(__name__)
 class TrainingHistory:
     """Handler: ``history.json`` and ``curve.png``, rewritten after every epoch, and one log line an epoch.
 
+    A row is ``{"epoch", "loss", "loss_parts" (where the loss has some), "learning_rate", "seconds", "<metric>"}``. The
+    metric's entry, of epochs with a validation, is ``{"mean": value, "<modality>": value}`` under the key metric's name
+    without ``val_`` (``dice``). The log line says how much time is left where a schedule runs a clock.
+
+    Of several ranks the main one writes; its loss is that of its own images.
+
     Args:
         output_dir: folder of the run.
         validator: evaluator whose metrics are recorded.
-        metric: name of its key metric; ``<metric>_<modality>`` are recorded with it.
+        metric: name of the metric; ``<metric>_<modality>`` are recorded with it; None: the validator's key metric.
         resume: keep the epochs that training goes on from, and drop those that it does again.
     """
 
@@ -35,15 +45,17 @@ class TrainingHistory:
         self,
         output_dir: str | os.PathLike[str],
         validator: Evaluator | None = None,
-        metric: str = "val_dice",
+        metric: str | None = None,
         resume: bool | str = False,
     ) -> None:
         self.folder = Path(output_dir)
         self.validator = validator
-        self.metric = metric
+        key_metric: Any = getattr(getattr(validator, "state", None), "key_metric_name", None)
+        self.metric: str = metric or key_metric or "val_dice"
         self.resume = str2bool(resume)
         self.epochs: list[dict[str, Any]] = []
         self._losses: list[float] = []
+        self._parts: dict[str, list[float]] = defaultdict(list)
         self._scores: dict[str, float] = {}
 
     @property
@@ -51,8 +63,15 @@ class TrainingHistory:
         """``history.json`` of the run."""
         return self.folder / "history.json"
 
+    @property
+    def name(self) -> str:
+        """The metric's key in a row."""
+        return self.metric.removeprefix("val_")
+
     def attach(self, engine: Engine) -> None:
         """Register with a trainer, after the handlers that validate and load."""
+        if not is_main_rank():
+            return
         engine.add_event_handler(Events.STARTED, self._started)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch)
@@ -66,43 +85,57 @@ class TrainingHistory:
 
     def _iteration(self, engine: Engine) -> None:
         state: Any = engine.state
-        self._losses.append(float(state.output[CommonKeys.LOSS]))
+        self._losses.append(step_loss(state.output))
+        for name, value in loss_parts(state.output).items():
+            self._parts[name].append(value)
 
     def _validation(self, engine: Engine) -> None:
         self._scores = {
             name.removeprefix(self.metric).removeprefix("_") or "mean": float(value)
             for name, value in engine.state.metrics.items()
-            if name.startswith(self.metric)
+            if name == self.metric or name.startswith(f"{self.metric}_")
         }
 
     def _epoch(self, engine: Engine) -> None:
         state: Any = engine.state
-        row: dict[str, Any] = {
-            "epoch": state.epoch,
-            "loss": sum(self._losses) / max(len(self._losses), 1),
-            "seconds": round(state.times[Events.EPOCH_COMPLETED.name], 1),
-        }
+        row: dict[str, Any] = {"epoch": state.epoch, "loss": _mean(self._losses)}
+        if self._parts:
+            row["loss_parts"] = {name: _mean(values) for name, values in self._parts.items()}
+        row["learning_rate"] = learning_rate(engine)
+        row["seconds"] = round(state.times[Events.EPOCH_COMPLETED.name], 1)
         if self._scores:
-            row["dice"] = self._scores
+            row[self.name] = self._scores
         self._losses, self._scores = [], {}
+        self._parts.clear()
         self.epochs.append(row)
         self._write()
-        scores = row.get("dice", {})
-        text = f"  Dice {scores['mean']:.3f} (" if scores else ""
-        text += ", ".join(f"{name} {value:.3f}" for name, value in sorted(scores.items()) if name != "mean")
-        _LOGGER.info(
-            "epoch %d/%d  loss %.4f  %.0f s%s",
-            row["epoch"],
-            state.max_epochs,
-            row["loss"],
-            row["seconds"],
-            f"{text})" if scores else "",
-        )
+        _LOGGER.info("%s", self._line(engine, row))
+
+    def _line(self, engine: Engine, row: dict[str, Any]) -> str:
+        state: Any = engine.state
+        words = [f"epoch {row['epoch']}/{state.max_epochs}", f"loss {row['loss']:.4f}", f"{row['seconds']:.0f} s"]
+        if scores := row.get(self.name):
+            each = ", ".join(f"{name} {_number(scores[name])}" for name in sorted(scores) if name != "mean")
+            words.append(f"{self.name.capitalize()} {_number(scores['mean'])}" + (f" ({each})" if each else ""))
+        clock = getattr(state, "clock", None)
+        left = None if clock is None or engine.should_terminate else clock.minutes_left(state)
+        if left:
+            words.append(f"{human_time(left)} left")
+        return "  ".join(words)
 
     def _write(self) -> None:
         with atomic_path(self.path) as temporary:
             temporary.write_text(json.dumps(self.epochs, indent=1) + "\n", encoding="utf-8")
-        draw_history(self.epochs, self.folder / "curve.png")
+        draw_history(self.epochs, self.folder / "curve.png", self.name)
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / max(len(values), 1)
+
+
+def _number(value: float) -> str:
+    """Three digits after the point for shares, three that count for the tiny numbers of errors."""
+    return f"{value:.3f}" if abs(value) >= 0.1 or value == 0 else f"{value:.3g}"
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
@@ -113,37 +146,3 @@ def _read(path: Path) -> list[dict[str, Any]]:
     except (OSError, ValueError, TypeError, KeyError) as error:
         _LOGGER.warning("%s cannot be read (%s); the history begins anew.", path, type(error).__name__)
         return []
-
-
-def draw_history(epochs: list[dict[str, Any]], path: Path) -> None:
-    """Draw the loss, and beside it the validation Dice of every modality with their mean, over the epochs.
-
-    Args:
-        epochs: rows ``{"epoch", "loss", "dice": {"mean", modality: value} (where validated)}``.
-        path: PNG to write; it is replaced at once, so that a viewer never sees half a picture.
-    """
-    # Not by pyplot: no window system, no global state.
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    marker = "o" if len(epochs) < 30 else ""
-    left.plot(
-        [row["epoch"] for row in epochs], [row["loss"] for row in epochs], color="#333333", marker=marker, markersize=3
-    )
-    left.set(title="Training loss", xlabel="epoch", ylabel="mean of the epoch")
-    validated = [row for row in epochs if "dice" in row]
-    names = sorted({name for row in validated for name in row["dice"]} - {"mean"})
-    for name in [*names, "mean"]:
-        points = [(row["epoch"], row["dice"][name]) for row in validated if name in row["dice"]]
-        if points:
-            style: dict[str, Any] = {"color": "black", "linewidth": 2.4} if name == "mean" else {"linewidth": 1.3}
-            x, y = zip(*points, strict=True)
-            right.plot(x, y, label=f"{name}  {y[-1]:.3f}", marker=marker, markersize=3, **style)
-    right.set(title="Validation Dice", xlabel="epoch", ylim=(0, 1))
-    if validated:
-        right.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, title="last value", fontsize=9)
-    for axes in (left, right):
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=130, format="png")

@@ -21,12 +21,18 @@ class Interruption:
     Between :meth:`hold` and :meth:`release`, while a result is being written, the exception waits for the release; a
     second Ctrl-C does not wait. A signal that the process was told to ignore (``nohup``) stays ignored. In other
     threads than the main one, which Python gives no signals, nothing happens.
+
+    Attributes:
+        once: only the first signal counts. ``torchrun`` passes on a Ctrl-C that its processes have already had, and
+            ends without mercy, half a minute later, what has not ended by itself.
     """
 
     def __init__(self) -> None:
+        self.once = False
         self._before: dict[int, Any] = {}
         self._held = False
         self._pending = False
+        self._raised = False
 
     def __enter__(self) -> Interruption:
         if threading.current_thread() is threading.main_thread():
@@ -40,7 +46,7 @@ class Interruption:
             # None: the handler was not installed from Python and cannot be put back.
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
         self._before.clear()
-        self._held = self._pending = False
+        self._held = self._pending = self._raised = False
 
     def leave_workers_to_loader(self) -> None:
         """Silence torch's handler of SIGCHLD until the context ends.
@@ -66,11 +72,15 @@ class Interruption:
         self._held = False
         if self._pending:
             self._pending = False
+            self._raised = True
             raise KeyboardInterrupt
 
     def _interrupt(self, number: int, _: Any) -> None:
+        if self.once and (self._pending or self._raised):
+            return
         # Terminals and shells both send SIGHUP: its repetition shows no impatience.
         if self._held and not (self._pending and number == signal.SIGINT):
             self._pending = True
             return
+        self._raised = True
         raise KeyboardInterrupt

@@ -7,6 +7,9 @@ from typing import Any
 from monai.data import DataLoader
 from torch.utils.data import Dataset, Sampler
 
+from esp_medsam_monai.engines.rank_sampler import RankSampler
+from esp_medsam_monai.engines.ranks import world_size
+
 __all__ = ["cached_loader"]
 
 
@@ -20,10 +23,12 @@ def cached_loader(
     Args:
         dataset: for instance :class:`SegmentationDataset`.
         batch_size: images in a batch.
-        sampler: order of the images; None: as they are.
+        sampler: order of the images; None: as they are, divided among the ranks of a distributed run.
         num_workers: processes that prepare batches; 0 prepares them in this process. Each keeps a cache of its own.
         kwargs: further arguments of the ``DataLoader``.
     """
+    if sampler is None and world_size() > 1:
+        sampler = RankSampler(dataset)  # type: ignore[arg-type]
     return DataLoader(
         dataset,
         batch_size=batch_size,

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
+from monai.utils.misc import str2bool
 
 from esp_medsam_monai.engines.reasons import reason_of
 from esp_medsam_monai.errors import InputRefused, warnings_of
@@ -17,7 +18,7 @@ from esp_medsam_monai.io import MedicalImageReader
 from esp_medsam_monai.io.reader import PICTURE_SUFFIXES
 from esp_medsam_monai.io.rules import ReadingRules
 from esp_medsam_monai.modalities import check_modalities
-from esp_medsam_monai.transforms import RouteModality
+from esp_medsam_monai.transforms import EncodeLabels, RouteModality
 
 __all__ = ["AFFINE_TOLERANCE", "Finding", "PairCheck", "PairFacts", "files_of"]
 
@@ -72,11 +73,14 @@ class PairFacts:
 
 
 class PairCheck:
-    """Looks at an entry ``{"image", "label", "modality" (optional)}`` of a datalist and says all that is wrong with it.
+    """Looks at an entry of a datalist and says all that is wrong with it.
 
-    Codes of errors: those of the reader and of :class:`~esp_medsam_monai.transforms.RouteModality`; ``LABEL_SHAPE`` and
-    ``LABEL_AFFINE`` (another grid than the image's; pictures have no place in the world), ``LABEL_NON_INTEGER``,
-    ``LABEL_NEGATIVE``, ``UNKNOWN_LABELS`` (values that the datalist's ``labels`` do not name).
+    An entry is ``{"image", "label", "modality" (optional), "labels" (optional)}``; the last, ``{target: value}``,
+    stands for the datalist's own with this label.
+
+    Codes of errors: those of the reader and of :class:`~esp_medsam_monai.transforms.RouteModality`; ``NO_LABEL``,
+    ``LABEL_SHAPE`` and ``LABEL_AFFINE`` (another grid than the image's; pictures have no place in the world),
+    ``LABEL_NON_INTEGER``, ``LABEL_NEGATIVE``, ``UNKNOWN_LABELS`` (values that the datalist's ``labels`` do not name).
     Codes of warnings: those of the reader, ``EMPTY_LABEL``, and ``MANY_LABEL_VALUES`` where every non-zero value will
     count as the one target.
 
@@ -85,6 +89,8 @@ class PairCheck:
         default_modality: modality of entries that name none.
         label_values: the datalist's ``labels``, ``{modality: {target: value in the label files}}``.
         rules: which doubtful inputs are read all the same.
+        labels: False looks at images alone: a label is neither needed nor read. A word will do: on a command line
+            ``--pair_check#labels false`` arrives as text.
     """
 
     def __init__(
@@ -93,7 +99,9 @@ class PairCheck:
         default_modality: str | None = None,
         label_values: Mapping[str, Mapping[str, int]] | None = None,
         rules: ReadingRules | None = None,
+        labels: bool | str = True,
     ) -> None:
+        self.labels = str2bool(labels)
         self.modalities = check_modalities(modalities)
         self.route = RouteModality(None, modalities, default_modality)
         self.label_values = {k: dict(v) for k, v in (label_values or {}).items()}
@@ -109,13 +117,18 @@ class PairCheck:
             "default_modality": self.route.default_modality,
             "label_values": self.label_values,
             "rules": self.rules,
+            "labels": self.labels,
         }
 
     def __call__(self, entry: Mapping[str, Any]) -> PairFacts:
-        """Read both files, and forget their pixels again."""
+        """Read the files, and forget their pixels again."""
         facts = PairFacts()
         image = self._read(self.image_reader, entry["image"], facts)
-        label = self._read(self.label_reader, entry["label"], facts)
+        label = None
+        if self.labels and not entry.get("label"):
+            _add(facts, "error", "NO_LABEL", f"{entry['image']}: its entry in the datalist has no 'label'.")
+        elif self.labels:
+            label = self._read(self.label_reader, entry["label"], facts)
         if image is not None:
             facts.content = sha256_of_settings(sorted(map(sha256_of, files_of(entry["image"]))))
             meta = {**image[1], "filename_or_obj": entry["image"]}
@@ -126,7 +139,7 @@ class PairCheck:
         if label is not None:
             if image is not None:
                 _compare_grids(entry, image, label, facts)
-            self._look_at_values(entry["label"], label, facts)
+            self._look_at_values(entry, label, facts)
         return facts
 
     def _read(
@@ -143,8 +156,10 @@ class PairCheck:
             _add(facts, "warning", code, message if path in message else f"{path}: {message}")
         return array, meta
 
-    def _look_at_values(self, path: str, label: tuple[np.ndarray, dict[str, Any]], facts: PairFacts) -> None:
-        array = label[0]
+    def _look_at_values(
+        self, entry: Mapping[str, Any], label: tuple[np.ndarray, dict[str, Any]], facts: PairFacts
+    ) -> None:
+        array, path = label[0], entry["label"]
         if array.ndim > len(label[1]["spatial_shape"]):
             if not (array == array[:1]).all():
                 _add(facts, "error", "UNKNOWN_LABELS", f"{path} is a colour picture; a label has one value a pixel.")
@@ -161,10 +176,18 @@ class PairCheck:
         if not any(values):
             _add(facts, "warning", "EMPTY_LABEL", f"{path} holds background alone.")
         if facts.modality and not fractions and not negative:
-            self._name_values(path, values, facts)
+            self._name_values(entry, values, facts)
 
-    def _name_values(self, path: str, values: list[float], facts: PairFacts) -> None:
-        named, targets = self.label_values.get(facts.modality), self.modalities[facts.modality]
+    def _name_values(self, entry: Mapping[str, Any], values: list[float], facts: PairFacts) -> None:
+        path, targets = entry["label"], self.modalities[facts.modality]
+        own = entry.get("labels")
+        named = own or self.label_values.get(facts.modality)
+        if own:
+            try:
+                EncodeLabels(self.modalities, {facts.modality: own})
+            except (TypeError, ValueError) as error:
+                _add(facts, "error", "UNKNOWN_LABELS", f"{path}: {error}")
+                return
         if named is not None:
             facts.targets = tuple(target for target in targets if named.get(target) in values)
             others = [value for value in values if value and value not in named.values()]

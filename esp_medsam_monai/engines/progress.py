@@ -1,4 +1,4 @@
-"""A progress bar over the iterations of an epoch, with the running loss."""
+"""A progress bar over the iterations of an epoch, with the running loss and the time left of the training."""
 
 from __future__ import annotations
 
@@ -6,14 +6,19 @@ from typing import Any
 
 from ignite.engine import Engine, Events
 from monai.engines import Trainer
-from monai.utils import CommonKeys
 from tqdm import tqdm
+
+from esp_medsam_monai.engines.clock import human_time
+from esp_medsam_monai.engines.ranks import is_main_rank
+from esp_medsam_monai.engines.training import step_loss
 
 __all__ = ["EpochProgress"]
 
 
 class EpochProgress:
-    """Handler: a bar for every epoch; with the loss when the engine is a trainer. Silent where stderr is a file.
+    """Handler: a bar for every epoch; of a trainer with the loss, and with the time left where a schedule runs a clock.
+
+    Silent where stderr is a file, and on all ranks but the main one.
 
     ignite's ``ProgressBar`` cannot be given its output in a literal list of handlers, as MONAI attaches them without
     arguments.
@@ -31,6 +36,8 @@ class EpochProgress:
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer or an evaluator."""
+        if not is_main_rank():
+            return
         engine.add_event_handler(Events.EPOCH_STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._step)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._stop)
@@ -43,12 +50,21 @@ class EpochProgress:
         self._bar = tqdm(total=engine.state.epoch_length, desc=name, unit="batch", leave=False, disable=None)
 
     def _step(self, engine: Engine) -> None:
-        loss = engine.state.output.get(CommonKeys.LOSS) if isinstance(engine.state.output, dict) else None
-        if loss is not None and not self._bar.disable:
-            value = float(loss)
-            self._loss = value if self._loss is None else self._loss + self.smoothing * (value - self._loss)
-            self._bar.set_postfix(loss=f"{self._loss:.3f}", refresh=False)
+        if not self._bar.disable:
+            self._bar.set_postfix(self._postfix(engine), refresh=False)
         self._bar.update()
+
+    def _postfix(self, engine: Engine) -> dict[str, str]:
+        state: Any = engine.state
+        texts: dict[str, str] = {}
+        if isinstance(engine, Trainer):
+            value = step_loss(state.output)
+            self._loss = value if self._loss is None else self._loss + self.smoothing * (value - self._loss)
+            texts["loss"] = f"{self._loss:.3f}"
+        clock = getattr(state, "clock", None)
+        if clock is not None and (left := clock.minutes_left(state)) is not None:
+            texts["left"] = human_time(left)
+        return texts
 
     def _stop(self, _: Engine) -> None:
         self._bar.close()

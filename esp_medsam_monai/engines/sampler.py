@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 
+from esp_medsam_monai.engines.ranks import rank, world_size
+
 __all__ = ["BalancedModalitySampler", "SeededIndex"]
 
 
@@ -46,11 +48,16 @@ class BalancedModalitySampler(Sampler[int]):
     of each :class:`SeededIndex` on these and the place in the epoch: a resumed training sees what an undisturbed one
     does, with any number of workers.
 
+    In a distributed run each rank's batches are its parts of the batches that a single process would make of as many
+    images as all ranks together: two ranks learn what one process with twice the batch size learns. Ranks always have
+    equally many images; what is left over at the end of an epoch, fewer images than ranks, is left out.
+
     Args:
         dataset: has ``modalities``, the modality of each of its entries.
-        num_samples: images in an epoch.
+        num_samples: images in an epoch, of all ranks together.
         seed: of the order.
         weights: relative share of a modality, 1 for those not named; 0 leaves one out.
+        batch_size: images in a batch of one rank; of no meaning to a single process.
 
     Raises:
         ValueError: when a number makes no sense; on iteration, when the dataset is empty, which MONAI's engines would
@@ -58,10 +65,16 @@ class BalancedModalitySampler(Sampler[int]):
     """
 
     def __init__(
-        self, dataset: _HasModalities, num_samples: int, seed: int = 0, weights: Mapping[str, float] | None = None
+        self,
+        dataset: _HasModalities,
+        num_samples: int,
+        seed: int = 0,
+        weights: Mapping[str, float] | None = None,
+        batch_size: int = 1,
     ) -> None:
-        if num_samples < 1:
-            raise ValueError(f"num_samples should be at least 1, got {num_samples}.")
+        for name, value in (("num_samples", num_samples), ("batch_size", batch_size)):
+            if value < 1:
+                raise ValueError(f"{name} should be at least 1, got {value}.")
         groups: dict[str, list[int]] = {}
         for index, modality in enumerate(dataset.modalities):
             groups.setdefault(modality, []).append(index)
@@ -74,6 +87,7 @@ class BalancedModalitySampler(Sampler[int]):
             raise ValueError(f"weights should be 0 or more, and not all 0; got {dict(weights or {})}.")
         self.num_samples = num_samples
         self.seed = seed
+        self.batch_size = batch_size
         self.epoch = 0
         self._groups = {modality: group for modality, group in groups.items() if shares[modality] > 0}
         self._shares = {modality: shares[modality] / total for modality in self._groups}
@@ -116,10 +130,22 @@ class BalancedModalitySampler(Sampler[int]):
         order = [index for _, index in sorted(places)]
         seeds = np.random.SeedSequence([self.seed % 2**32, self.epoch]).generate_state(len(order)).tolist()
         self.epoch += 1
-        return iter([SeededIndex(index, seed) for index, seed in zip(order, seeds, strict=True)])
+        drawn = [SeededIndex(index, seed) for index, seed in zip(order, seeds, strict=True)]
+        return iter([drawn[place] for place in self._own_places()])
 
     def __len__(self) -> int:
-        return self.num_samples
+        return len(self._own_places())
+
+    def _own_places(self) -> list[int]:
+        """Places in an epoch that this rank takes: of each batch of all ranks its part."""
+        ranks, own = world_size(), rank()
+        if self.num_samples < ranks:
+            raise ValueError(f"num_samples should be at least 1 for each of the {ranks} ranks, got {self.num_samples}.")
+        places: list[int] = []
+        for start in range(0, self.num_samples, ranks * self.batch_size):
+            share = min(self.batch_size, (self.num_samples - start) // ranks)
+            places.extend(range(start + own * share, start + (own + 1) * share))
+        return places
 
 
 def _generator(seed: int, stream: int, number: int) -> torch.Generator:

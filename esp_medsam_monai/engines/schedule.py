@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import math
-import time
-from typing import Any
+from typing import Any, Literal
 
 from ignite.engine import Engine, Events
 from torch.optim import Optimizer
+
+from esp_medsam_monai.engines.clock import TrainingClock
 
 __all__ = ["TrainingSchedule"]
 
 
 class TrainingSchedule:
-    """Handler: linear warm-up, then a cosine down to the end of the training, set before every iteration.
+    """Handler: sets the learning rate before every iteration, and ends the training when its time is over.
 
-    The end is what comes first of the last epoch and ``max_minutes``, so that a training of an hour cools down on any
-    machine; MONAI's ``WarmupCosineSchedule`` needs the number of iterations beforehand. The time limit stops after the
-    epoch in which it passes, with validation and checkpoints as in any other. The clock is ``engine.state.minutes``,
-    which checkpoints keep beside epoch and iteration.
+    ``cosine``: linear warm-up, then a cosine down to the end of the training, which is what comes first of the last
+    epoch and ``max_minutes``, so that a training of an hour cools down on any machine; MONAI's
+    ``WarmupCosineSchedule`` needs the number of iterations beforehand. ``published``: as ESP-MedSAM was trained
+    (``train.py`` of the official repository: ``ExponentialLR`` stepped once per epoch), constant within an epoch and
+    without warm-up.
+
+    The rate depends on epoch, iteration and clock alone, which checkpoints keep, so that a resume repeats it. The time
+    limit stops after the epoch in which it passes, with validation and checkpoints as in any other.
 
     Args:
         optimizer: each of its groups keeps its own highest learning rate.
-        warmup_iterations: iterations from 0 to the highest learning rate.
-        end_factor: last learning rate relative to the highest.
+        warmup_iterations: iterations from 0 to the highest learning rate; for ``cosine``.
+        end_factor: last learning rate relative to the highest; for ``cosine``.
         max_minutes: minutes of training, those before a resume included; None: no limit.
+        schedule: ``"cosine"`` or ``"published"``.
+        gamma: what each epoch multiplies the rate with; for ``published``.
     """
 
     def __init__(
@@ -33,15 +40,18 @@ class TrainingSchedule:
         warmup_iterations: int = 100,
         end_factor: float = 0.01,
         max_minutes: float | None = None,
+        schedule: Literal["cosine", "published"] = "cosine",
+        gamma: float = 0.98,
     ) -> None:
-        if max_minutes is not None and max_minutes <= 0:
-            raise ValueError(f"max_minutes should be above 0, got {max_minutes}.")
+        if schedule not in ("cosine", "published"):
+            raise ValueError(f"schedule should be 'cosine' or 'published', got {schedule!r}.")
+        self.clock = TrainingClock(max_minutes)
         self.optimizer = optimizer
         self.warmup_iterations = warmup_iterations
         self.end_factor = end_factor
-        self.max_minutes = max_minutes
+        self.schedule = schedule
+        self.gamma = gamma
         self.highest = [float(group["lr"]) for group in optimizer.param_groups]
-        self._last = time.monotonic()
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
@@ -50,7 +60,7 @@ class TrainingSchedule:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._stop_in_time)
 
     def factor(self, iteration: int, progress: float) -> float:
-        """Learning rate relative to the highest.
+        """Learning rate of ``cosine`` relative to the highest.
 
         Args:
             iteration: iterations done before this one.
@@ -62,27 +72,20 @@ class TrainingSchedule:
         )
 
     def _started(self, engine: Engine) -> None:
-        self._last = time.monotonic()
-        state: Any = engine.state
-        state.minutes = getattr(state, "minutes", 0.0)
-
-    def _minutes(self, state: Any) -> float:
-        now = time.monotonic()
-        state.minutes += (now - self._last) / 60
-        self._last = now
-        return state.minutes
+        self.clock.start(engine.state)
 
     def _set_rate(self, engine: Engine) -> None:
         state: Any = engine.state
-        done = state.iteration - 1
-        progress = done / (state.max_epochs * state.epoch_length)
-        minutes = self._minutes(state)
-        if self.max_minutes is not None:
-            progress = max(progress, minutes / self.max_minutes)
-        factor = self.factor(done, progress)
+        minutes = self.clock.tick(state)
+        if self.schedule == "published":
+            factor = self.gamma ** (state.epoch - 1)
+        else:
+            done = state.iteration - 1
+            progress = max(done / (state.max_epochs * state.epoch_length), minutes / self.clock.limit)
+            factor = self.factor(done, progress)
         for group, highest in zip(self.optimizer.param_groups, self.highest, strict=True):
             group["lr"] = highest * factor
 
     def _stop_in_time(self, engine: Engine) -> None:
-        if self._minutes(engine.state) >= (self.max_minutes or math.inf):
+        if self.clock.tick(engine.state) >= self.clock.limit:
             engine.terminate()

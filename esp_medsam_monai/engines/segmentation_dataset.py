@@ -35,8 +35,9 @@ class SegmentationDataset(CacheDataset):
             because a workflow can be built and looked at without data; :class:`BalancedModalitySampler` then refuses.
         cache_rate: share of the entries that are kept in memory.
 
-    Each item is ``{"image", "label", "modality" (str), "domain" (str)}`` with plain tensors: the metadata of a
-    photograph and of a volume do not collate.
+    Each item is ``{"image", "label", "modality", "domain", "labelled"}`` with plain tensors, as the metadata of a
+    photograph and of a volume do not collate, and texts; for the last see
+    :class:`~esp_medsam_monai.transforms.EncodeLabelsd`.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class SegmentationDataset(CacheDataset):
             "label": _plain(label),
             "modality": routed or self.modalities[index],
             "domain": str(self.data[index].get("domain", "")),
+            "labelled": str(item.get("labelled", "")),
         }
 
 

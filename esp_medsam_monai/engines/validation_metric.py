@@ -11,7 +11,9 @@ from ignite.metrics import Metric
 from monai.utils import CommonKeys
 
 from esp_medsam_monai.engines.dice_table import DiceRow, dice_rows, summarize
+from esp_medsam_monai.engines.ranks import gather_objects
 from esp_medsam_monai.inferers.slice_batch import decide
+from esp_medsam_monai.losses import labelled_targets
 from esp_medsam_monai.modalities import label_values
 
 __all__ = ["ModalityDice"]
@@ -21,7 +23,8 @@ class ModalityDice(Metric):
     """Mean over modalities of the mean over targets of the mean Dice over images.
 
     Attached as ``name``, it writes ``name`` (the mean of all, which chooses the best weights: a modality with many
-    images counts as much as one with few) and ``name_<modality>`` into the evaluator's metrics.
+    images counts as much as one with few) and ``name_<modality>`` into the evaluator's metrics. In a distributed run
+    these are of the images of all ranks, and the same on each.
 
     Args:
         modalities: ``{modality: [targets]}`` of the network.
@@ -41,10 +44,13 @@ class ModalityDice(Metric):
         state: Any = engine.state
         names: Sequence[str] = state.batch["modality"]
         logits, labels = state.output[CommonKeys.PRED], state.output[CommonKeys.LABEL]
+        spoken = labelled_targets(labels)
         for i, name in enumerate(names):
             values = self.values[name]
             found = decide(logits[i : i + 1, : len(values)].float(), list(values.values()))
-            self.rows += dice_rows(found[0], labels[i], values, case=str(len(self.rows)), modality=name)
+            said = spoken[i]
+            wanted = {target: value for target, value in values.items() if said is None or target in said}
+            self.rows += dice_rows(found[0], labels[i], wanted, case=str(len(self.rows)), modality=name)
 
     def update(self, output: object) -> None:
         """Not used: a batch has the modality beside its tensors, see :meth:`iteration_completed`."""
@@ -66,6 +72,7 @@ class ModalityDice(Metric):
 
     def completed(self, engine: Engine, name: str) -> None:
         """Write the results into the evaluator's metrics."""
+        self.rows = [row for rows in gather_objects(self.rows) for row in rows]
         engine.state.metrics[name] = self.compute()
         for modality, value in self.per_modality().items():
             engine.state.metrics[f"{name}_{modality}"] = value

@@ -24,7 +24,7 @@ _BEING_WRITTEN: set[Path] = set()
 
 
 @contextmanager
-def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_path(path: str | os.PathLike[str], sync: bool = True) -> Iterator[Path]:
     """Give a temporary name to write to, which takes the place of ``path`` when the block ends well.
 
     The temporary name ``.partial-<host>-<pid>-<name>`` keeps the suffix, because writers choose the format by it, and
@@ -35,6 +35,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Args:
         path: the file to write.
+        sync: False does not wait for the disk, for many files that are checked when they are read: the file survives
+            the end of the process, and may be damaged by that of the machine.
 
     Raises:
         OSError: when the folder cannot be made or written to; of the kind (``PermissionError``, ...) that the system
@@ -53,10 +55,12 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     _BEING_WRITTEN.add(temporary.absolute())
     try:
         yield temporary
-        with temporary.open("rb+") as written:
-            os.fsync(written.fileno())
+        if sync:
+            with temporary.open("rb+") as written:
+                os.fsync(written.fileno())
         temporary.replace(target)
-        _sync_folder(target.parent)
+        if sync:
+            _sync_folder(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
         _BEING_WRITTEN.discard(temporary.absolute())

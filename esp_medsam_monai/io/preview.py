@@ -6,7 +6,6 @@ import json
 import os
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.patheffects import withStroke
 from monai.data import MetaTensor
 from monai.data.utils import affine_to_spacing, to_affine_nd
 
@@ -24,31 +22,20 @@ from esp_medsam_monai.modalities import target_color
 
 from .atomic import atomic_path
 from .label_counts import label_counts
+from .panels import BACKGROUND, TEXT, Color, Panel, draw_panel, halo, slice_panel
 
 __all__ = ["PANELS", "informative_slices", "write_preview"]
 
 PANELS = "Panels"
 """Text chunk of the PNG with the place of every panel: JSON list of (left, upper, right, lower), pixels."""
 
-Color = tuple[float, float, float]  # 0..1
-
 MAX_PANELS = 6
-MAX_PIXELS = 1024
 DPI = 120
 PANEL_HEIGHT = {False: 3.4, True: 2.3}  # inches, of a picture and of a slice
 WIDTH = (5.6, 13.0)  # inches, least and most
-BACKGROUND, TEXT, MUTED, WARNING = "#0e1116", "#f2f4f8", "#98a1b0", "#ffb454"
+MUTED, WARNING = "#98a1b0", "#ffb454"
 # Letters at the left and upper edge of the radiological picture, by the anatomical axis that slices are stacked along.
 EDGES = {0: ("A", "S"), 1: ("R", "S"), 2: ("R", "A")}
-
-
-@dataclass(frozen=True)
-class _Panel:
-    """One slice as it is shown: ``picture`` (H, W, 3) in 0..1, ``labels`` (H, W)."""
-
-    picture: np.ndarray
-    labels: np.ndarray
-    caption: str
 
 
 def write_preview(
@@ -98,7 +85,7 @@ def write_preview(
     colors = {value: color for _, color, value in entries}
     for index, (panel, ax) in enumerate(zip(panels, axes, strict=True)):
         # The first panel of a picture shows it as it is.
-        _draw(ax, panel, {} if not is_volume and index == 0 else colors, pixel[0] / pixel[1])
+        draw_panel(ax, panel, {} if not is_volume and index == 0 else colors, pixel[0] / pixel[1])
     if is_volume:
         _letters(axes[0], affine, plan)
     with atomic_path(path) as temporary:
@@ -117,27 +104,19 @@ def informative_slices(filled: Sequence[bool], count: int = MAX_PANELS) -> list[
     return [candidates[round(pick)] for pick in picks]
 
 
-def _picture_panels(plan: SlicePlan, image: MetaTensor, mask: torch.Tensor) -> list[_Panel]:
-    panel = _panel(plan.to_slices(image), plan.to_slices(mask), "")
+def _picture_panels(plan: SlicePlan, image: MetaTensor, mask: torch.Tensor) -> list[Panel]:
+    panel = slice_panel(plan.to_slices(image), plan.to_slices(mask), "")
     return [panel, panel]
 
 
-def _volume_panels(plan: SlicePlan, image: MetaTensor, mask: torch.Tensor) -> list[_Panel]:
+def _volume_panels(plan: SlicePlan, image: MetaTensor, mask: torch.Tensor) -> list[Panel]:
     count = image.shape[1 + plan.axis]
     largest = mask[0].detach().cpu().numpy().max(axis=tuple({0, 1, 2} - {plan.axis}))
     filled = (largest[::-1] if plan.flips[0] else largest) > 0
     return [
-        _panel(plan.to_slices(image, i, i + 1), plan.to_slices(mask, i, i + 1), f"{i + 1} / {count}")
+        slice_panel(plan.to_slices(image, i, i + 1), plan.to_slices(mask, i, i + 1), f"{i + 1} / {count}")
         for i in informative_slices(filled.tolist())
     ]
-
-
-def _panel(picture: torch.Tensor, labels: torch.Tensor, caption: str) -> _Panel:
-    """Panel of ``(1, C, H, W)`` values 0..255 and ``(1, 1, H, W)`` labels, made small enough to draw."""
-    step = -(-max(picture.shape[-2:]) // MAX_PIXELS)
-    small = torch.nn.functional.avg_pool2d(picture.float(), step, ceil_mode=True) if step > 1 else picture.float()
-    shown = (small.clamp(0, 255) / 255).expand(-1, 3, -1, -1)[0].permute(1, 2, 0).cpu().numpy()
-    return _Panel(shown, labels[0, 0, ::step, ::step].cpu().numpy(), caption)
 
 
 def _legend(
@@ -221,29 +200,6 @@ def _boxes(figure: Figure, axes: Sequence[Axes]) -> list[list[int]]:
     ]
 
 
-def _draw(ax: Axes, panel: _Panel, colors: Mapping[int, Color], aspect: float) -> None:
-    """A slice, a light tint and a contour for every target."""
-    ax.set_axis_off()
-    ax.imshow(panel.picture, aspect=aspect, interpolation="bilinear")
-    height, width = panel.labels.shape
-    tint = np.zeros((height, width, 4))
-    for value, color in colors.items():
-        inside = panel.labels == value
-        if not inside.any():
-            continue
-        tint[inside] = (*color, 0.22)
-        # A rim of zeros closes the contours of what touches the edge.
-        columns, rows = np.arange(-1, width + 1), np.arange(-1, height + 1)
-        edge = np.pad(inside, 1).astype(float)
-        # A dark rim below: a contour must not vanish on tissue of its own colour.
-        for rim, width_points in ((BACKGROUND, 2.2), (color, 1.0)):
-            ax.contour(columns, rows, edge, levels=[0.5], colors=[rim], linewidths=width_points)
-    ax.imshow(tint, aspect=aspect, interpolation="nearest")
-    ax.set_xlim(-0.5, width - 0.5)
-    ax.set_ylim(height - 0.5, -0.5)
-    ax.text(0.03, 0.03, panel.caption, transform=ax.transAxes, color=TEXT, size=7.5, path_effects=_halo())
-
-
 def _letters(ax: Axes, affine: np.ndarray, plan: SlicePlan) -> None:
     """Say which side of the patient is at the left and at the top."""
     direction = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
@@ -251,9 +207,4 @@ def _letters(ax: Axes, affine: np.ndarray, plan: SlicePlan) -> None:
     column, row = (int(np.abs(direction[:, plan.order[i]]).argmax()) for i in (-1, -2))
     left, top = EDGES.get(3 - column - row, ("", ""))
     for x, y, letter, across, along in ((0.03, 0.5, left, "left", "center"), (0.5, 0.98, top, "center", "top")):
-        ax.text(x, y, letter, ha=across, va=along, transform=ax.transAxes, color=TEXT, size=8, path_effects=_halo())
-
-
-def _halo() -> list[withStroke]:
-    """A dark rim that keeps letters readable on bright pixels."""
-    return [withStroke(linewidth=2, foreground=BACKGROUND)]
+        ax.text(x, y, letter, ha=across, va=along, transform=ax.transAxes, color=TEXT, size=8, path_effects=halo())

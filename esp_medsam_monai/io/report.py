@@ -149,6 +149,17 @@ class RunReport:
         """Take over the row of a case that was done before and is still valid."""
         self._rows[row["case"]] = dict(row) | {"status": "skipped"}
 
+    def merge(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add rows that other processes of this run have made; of one case the newest, if it was not just skipped.
+
+        Args:
+            rows: as in :attr:`cases`.
+        """
+        for row in rows:
+            mine = self._rows.get(row["case"])
+            if mine is None or _is_newer(row, mine):
+                self._rows[row["case"]] = dict(row)
+
     def known(self, case: str) -> dict[str, Any] | None:
         """The newest row of a case that the file holds, of an earlier run or of one beside this; None without one."""
         if self._stamp() != self._seen:
@@ -258,6 +269,11 @@ def _is_row(row: Any) -> bool:
             for key, kind in _LISTS.items()
         )
     )
+
+
+def _is_newer(row: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    ages = [(each["status"] != "skipped", each.get("finished") or "") for each in (row, other)]
+    return ages[0] > ages[1]
 
 
 def _working_directory() -> str | None:

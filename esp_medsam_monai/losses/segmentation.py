@@ -15,7 +15,16 @@ from torch.nn import functional as F
 
 from esp_medsam_monai.modalities import label_values
 
-__all__ = ["ESPMedSAMLoss", "patch_target"]
+__all__ = ["ESPMedSAMLoss", "labelled_targets", "patch_target"]
+
+
+def labelled_targets(label: Tensor) -> list[Sequence[str] | None]:
+    """For each image of a batch the targets that its label speaks of, None where that is all of its modality.
+
+    Args:
+        label: ``(B, 1, H, W)``; a ``MetaTensor`` says it with ``meta["labelled"]``, a plain tensor speaks of all.
+    """
+    return list(getattr(label, "meta", {}).get("labelled") or [None] * len(label))
 
 
 def patch_target(foreground: Tensor, patch_size: int = 32) -> Tensor:
@@ -34,7 +43,9 @@ def patch_target(foreground: Tensor, patch_size: int = 32) -> Tensor:
 class ESPMedSAMLoss(nn.Module):
     """Mask loss plus weighted patch loss, averaged over images.
 
-    Every target is its own sigmoid. Channels that an image's modality does not have are left out.
+    Every target is its own sigmoid. Channels that an image's modality does not have are left out, and so are targets
+    that its label does not speak of (:func:`labelled_targets`). The patch map means the foreground of all targets: an
+    image whose label speaks of some alone says nothing about it, and adds 0 to the patch loss.
 
     Args:
         modalities: ``{modality: [targets]}`` of the network; gives the label values.
@@ -54,7 +65,7 @@ class ESPMedSAMLoss(nn.Module):
         super().__init__()
         if patch_weight < 0:
             raise ValueError(f"patch_weight should not be negative, got {patch_weight}.")
-        self.values = {modality: list(targets.values()) for modality, targets in label_values(modalities).items()}
+        self.values = label_values(modalities)
         self.mask_loss = mask_loss if mask_loss is not None else DiceFocalLoss(sigmoid=True, lambda_focal=1.0)
         self.patch_weight = patch_weight
 
@@ -64,7 +75,7 @@ class ESPMedSAMLoss(nn.Module):
         Args:
             features: ``logits`` ``(B, C, H, W)`` and, unless the network has no patch prompt, ``patch_logits``
                 ``(B, 1, H/32, W/32)``.
-            label: ``(B, 1, H, W)`` with the network's label values.
+            label: ``(B, 1, H, W)`` with the network's label values, see also :func:`labelled_targets`.
             modality: the modality of each image.
 
         Returns:
@@ -77,15 +88,25 @@ class ESPMedSAMLoss(nn.Module):
         if unknown:
             raise ValueError(f"unknown modality {unknown[0]!r}; the loss knows: {', '.join(self.values)}.")
         logits = features["logits"].float()
+        spoken = labelled_targets(label)
+        label = label.as_subclass(Tensor)
         losses = []
         for row, name in enumerate(modality):
-            values = torch.tensor(self.values[name], device=label.device).view(1, -1, 1, 1)
+            wanted = spoken[row]
+            chosen = [
+                (channel, value)
+                for channel, (target, value) in enumerate(self.values[name].items())
+                if wanted is None or target in wanted
+            ]
+            values = torch.tensor([value for _, value in chosen], device=label.device).view(1, -1, 1, 1)
             target = (label[row : row + 1] == values).float()
-            losses.append(self.mask_loss(logits[row : row + 1, : target.shape[1]], target))
+            losses.append(self.mask_loss(logits[row : row + 1, [channel for channel, _ in chosen]], target))
         parts = {"mask": torch.stack(losses).mean()}
         if self.patch_weight and "patch_logits" in features:
             target = patch_target((label > 0).float())
-            parts["patch"] = F.binary_cross_entropy_with_logits(features["patch_logits"].float(), target)
+            each = F.binary_cross_entropy_with_logits(features["patch_logits"].float(), target, reduction="none")
+            counted = torch.tensor([wanted is None for wanted in spoken], device=label.device)
+            parts["patch"] = (each.flatten(1).mean(1) * counted).mean()
         return parts
 
     def forward(self, features: Mapping[str, Tensor], label: Tensor, modality: Sequence[str]) -> Tensor:

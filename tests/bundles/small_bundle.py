@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -25,8 +26,11 @@ def make_small_bundle(repository: Path, root: Path, half: bool = False) -> Path:
     shutil.copytree(repository / "bundles" / "esp_medsam" / "configs", root / "configs")
     config = root / "configs" / "inference.yaml"
     text = config.read_text(encoding="utf-8")
-    assert "image_size: 256\n" in text
-    config.write_text(text.replace("image_size: 256\n", f"image_size: {SIDE}\n"), encoding="utf-8")
+    small = re.sub(
+        r"^image_size: \d+\nimage_sizes:.*\n(  .*\n)*", f"image_size: {SIDE}\nimage_sizes: null\n", text, flags=re.M
+    )
+    assert small != text
+    config.write_text(small, encoding="utf-8")
     (root / "models").mkdir()
     torch.manual_seed(0)
     state = ESPMedSAM(shipped_modalities(), img_size=SIDE).state_dict()

@@ -93,6 +93,19 @@ def test_a_resumed_run_goes_on_from_the_last_epoch(trained: Path, bundle: Path, 
     assert torch.load(folder / "last.pt", weights_only=True)["iteration"] == 4
 
 
+def test_the_seed_decides_everything(bundle: Path, datalist: Path, tmp_path: Path) -> None:
+    """First weights, order and changes of the images: to the bit, whatever was drawn before."""
+    weights = []
+    for i, seed in enumerate((3, 3, 4)):
+        torch.manual_seed(i)
+        train(bundle, datalist=str(datalist), output_dir=str(tmp_path / str(i)), samples_per_epoch=2, seed=seed)
+        weights.append(torch.load(tmp_path / str(i) / "last.pt", weights_only=True)["network"])
+    first, again, other = weights
+    assert all(torch.equal(value, again[key]) for key, value in first.items())
+    learned = [key for key, value in first.items() if value.is_floating_point() and value.ndim > 1]
+    assert not any(torch.equal(first[key], other[key]) for key in learned)
+
+
 def test_monai_label_entries_train_through_the_default_modality(bundle: Path, datalist: Path, tmp_path: Path) -> None:
     """It replaces the lists by entries without modality, and gives no datalist."""
     entries = [

@@ -56,9 +56,9 @@ def test_configs_say_what_differs_and_nothing_else(bundle, template, name):
     own, shipped = map(yaml.safe_load, texts)
     assert own.keys() == shipped.keys()
     changed = {key for key in shipped if own[key] != shipped[key]}
-    assert changed == {"modalities", "image_size", "divisor", "network_def", "batch_size"}
+    assert changed == {"modalities", "image_size", "image_sizes", "divisor", "network_def", "batch_size"}
     assert own["modalities"] == {"xray": ["lung"], "fundus": ["vessel"]}
-    assert (own["image_size"], own["divisor"]) == (1024, "published")
+    assert (own["image_size"], own["image_sizes"], own["divisor"]) == (1024, None, "published")
     assert texts[0].count(" # ") == texts[1].count(" # ")  # comments stay
     assert "bundles/esp_medsam" not in texts[0]
 

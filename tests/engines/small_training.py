@@ -10,6 +10,8 @@ from monai.engines import SupervisedEvaluator, SupervisedTrainer
 
 from esp_medsam_monai.engines import (
     BalancedModalitySampler,
+    EarlyStop,
+    EMAWeights,
     LastEpochValidationHandler,
     ModalityDice,
     TrainingCheckpoints,
@@ -21,6 +23,7 @@ from esp_medsam_monai.engines import (
 )
 
 MODALITIES = {"xray": ["lung"], "mr": ["front", "back"]}
+STEP_OPTIONS = ("precision", "max_grad_norm", "seed", "accumulation", "parts", "forward_options")
 
 
 class OneLayer(torch.nn.Module):
@@ -60,9 +63,14 @@ def loss(features: dict[str, torch.Tensor], label: torch.Tensor, modality: list[
 
 def make(folder: Path | None, epochs: int = 2, resume: bool = False, interval: int = 1, **options: Any) -> Any:
     """A trainer with a validator; with checkpoints and history when there is a folder."""
-    network, sampler = OneLayer(), BalancedModalitySampler(Items(), 8)
+    network, sampler = options.pop("network", None) or OneLayer(), BalancedModalitySampler(Items(), 8)
     optimizer = torch.optim.AdamW(network.parameters(), lr=0.5)
-    schedule = TrainingSchedule(optimizer, warmup_iterations=2, max_minutes=options.pop("max_minutes", None))
+    schedule = TrainingSchedule(
+        optimizer,
+        warmup_iterations=2,
+        max_minutes=options.pop("max_minutes", None),
+        schedule=options.pop("schedule", "cosine"),
+    )
     validator = SupervisedEvaluator(
         torch.device("cpu"),
         cached_loader(Items(), 2),
@@ -71,10 +79,16 @@ def make(folder: Path | None, epochs: int = 2, resume: bool = False, interval: i
         key_val_metric={"val_dice": ModalityDice(MODALITIES)},
         decollate=False,
     )
-    handlers: list[Any] = [schedule, LastEpochValidationHandler(interval, validator)]
+    ema = EMAWeights(network, optimizer, options.pop("ema_decay", None), validator)
+    early_stop = EarlyStop(validator, options.pop("early_stop", None))
+    step = TrainingStep(**{name: options.pop(name) for name in STEP_OPTIONS if name in options})
+    handlers: list[Any] = [schedule, ema, LastEpochValidationHandler(interval, validator)]
     if folder is not None:
+        also = {"early_stop": early_stop, "scaler": step, **options.pop("also", {})}
+        start = {name: options.pop(name, None) for name in ("ckpt", "start")}
         handlers += [
-            TrainingCheckpoints(folder, network, optimizer, validator, resume, options.pop("ckpt", None)),
+            TrainingCheckpoints(folder, network, optimizer, validator, resume, **start, ema=ema, also=also),
+            early_stop,
             TrainingHistory(folder, validator, resume=resume),
         ]
     trainer = SupervisedTrainer(
@@ -85,9 +99,10 @@ def make(folder: Path | None, epochs: int = 2, resume: bool = False, interval: i
         optimizer,
         options.pop("loss", loss),
         prepare_batch=prepare_batch,
-        iteration_update=TrainingStep(**options),
+        iteration_update=step,
         train_handlers=handlers,
         decollate=False,
     )
-    trainer.validator = validator
+    assert not options, f"not used: {options}"
+    trainer.validator, trainer.ema = validator, ema
     return trainer

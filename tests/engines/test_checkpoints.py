@@ -235,6 +235,49 @@ def test_training_starts_from_given_weights(tmp_path: Path) -> None:
     assert torch.equal(seen[0], weights["conv.bias"])
 
 
+class Part:
+    """Something with a state; as ``start`` it fills the network with 0.5."""
+
+    def __init__(self, network: torch.nn.Module, state: dict[str, Any]) -> None:
+        self.network, self.state, self.loaded = network, state, 0
+
+    def load(self) -> None:
+        self.loaded += 1
+        for parameter in self.network.parameters():
+            parameter.data.fill_(0.5)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.state = state
+
+
+def test_a_start_is_loaded_at_the_start_and_not_on_a_resume(tmp_path: Path) -> None:
+    network, seen = OneLayer(), []
+    start = Part(network, {})
+    trainer = make(tmp_path, epochs=2, network=network, start=start)
+    trainer.add_event_handler(Events.EPOCH_STARTED, lambda engine: seen.append(engine.network.conv.bias.tolist()))
+    stop_after(trainer, 1)
+    assert seen == [[0.5, 0.5]] and start.loaded == 1
+    make(tmp_path, epochs=2, network=network, start=start, resume=True).run()
+    assert start.loaded == 1
+
+
+def test_states_of_other_parts_are_kept_and_given_back(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    parts = {"scale": Part(OneLayer(), {"scale": 8.0}), "off": Part(OneLayer(), {})}
+    stop_after(make(tmp_path, epochs=3, also=parts), 1)
+    state = torch.load(tmp_path / "last.pt", weights_only=True)
+    assert state["scale"] == {"scale": 8.0} and "off" not in state
+    again = {name: Part(OneLayer(), {"scale": 1.0}) for name in ("scale", "new")}
+    with caplog.at_level(logging.WARNING):
+        make(tmp_path, epochs=2, resume=True, also=again).run()
+    assert again["scale"].state == {"scale": 8.0} and again["new"].state == {"scale": 1.0}
+    assert "last.pt holds nothing of new, which begins anew" in caplog.text
+    with pytest.raises(ValueError, match="uses the name 'network' itself"):
+        make(tmp_path, also={"network": Part(OneLayer(), {})})
+
+
 def test_shipped_weights_and_former_runs_are_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "bundle" / "configs").mkdir(parents=True)
     (tmp_path / "bundle" / "configs" / "metadata.json").write_text("{}")

@@ -188,6 +188,22 @@ def test_entries_take_the_default_modality(radiograph: Callable[..., Entry], tmp
     assert {row["code"] for row in run(tmp_path, training=entries)[0]} >= {"NO_MODALITY"}
 
 
+@pytest.mark.parametrize("word", [False, "false"])
+def test_images_alone_need_no_labels(radiograph: Callable[..., Entry], tmp_path: Path, word: bool | str) -> None:
+    """As for a distillation: nothing is said about labels and targets, and images are looked at as always."""
+    bare = [{key: radiograph()[key] for key in ("image", "modality")} for _ in range(3)]
+    pairs = PairCheck(MODALITIES, None, None, labels=word)
+    found = DatalistCheck(
+        {"training": [*bare[:2], {**bare[0], "label": "gone"}], "validation": bare[2:]}, pairs, tmp_path
+    )
+    found.run()
+    assert found.findings == []
+    Path(bare[0]["image"]).unlink()
+    with pytest.raises(SystemExit, match="8"):
+        found.run()
+    assert [(each.code, each.label) for each in found.errors] == [("NOT_FOUND", ""), ("NOT_FOUND", "gone")]
+
+
 def test_pictures_have_no_place_in_the_world(tmp_path: Path) -> None:
     """A NIfTI label of a PNG image says nothing about where the image lies."""
     entry = {

@@ -1,4 +1,4 @@
-"""Evaluation tables against Dice values worked out by hand."""
+"""An evaluation of whole cases: its files, and the cases that cannot be evaluated."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ import pytest
 import torch
 from monai.data import DataLoader, MetaTensor
 from monai.engines import SupervisedEvaluator
+from PIL import Image
 
 from esp_medsam_monai.engines import (
     EvaluationDataset,
     EvaluationStep,
     EvaluationTables,
-    dice_rows,
+    PairCheck,
     prepare_case,
-    summarize,
+    read_datalist,
 )
 from esp_medsam_monai.engines.pair_check import Finding, PairFacts
 from esp_medsam_monai.errors import InputRefused
@@ -29,38 +30,6 @@ MODALITIES = {"xray": ["lung"], "mr": ["front", "back"]}
 
 def image(values: list[int]) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.uint8).view(1, -1, 1)
-
-
-def test_dice_of_each_target_by_hand() -> None:
-    rows = dice_rows(
-        image([2, 2, 3, 0, 0]), image([2, 2, 2, 0, 0]), {"front": 2, "back": 3}, case="c", modality="mr", domain="d"
-    )
-    assert [(row.target, row.dice, row.reference, row.predicted) for row in rows] == [
-        ("front", pytest.approx(2 * 2 / (2 + 3)), 3, 2),
-        ("back", 0.0, 0, 1),  # found where it is not
-    ]
-
-
-def test_both_empty_is_counted_and_not_averaged() -> None:
-    values = {"lung": 1}
-    rows = [
-        *dice_rows(image([0, 0]), image([0, 0]), values, case="a", modality="xray", domain="one"),
-        *dice_rows(image([1, 0]), image([0, 0]), values, case="b", modality="xray", domain="one"),
-        *dice_rows(image([1, 1]), image([1, 1]), values, case="c", modality="xray", domain="two"),
-    ]
-    assert [row.dice for row in rows] == [None, 0.0, 1.0]
-    assert summarize(rows) == {
-        "xray": {
-            "lung": {"dice": 0.5, "n": 2, "std": 0.5, "median": 0.5, "both_empty": 1, "reference_empty": 1},
-        }
-    }
-    assert {name: table["lung"]["n"] for name, table in summarize(rows, by="domain").items()} == {"one": 1, "two": 1}
-    assert summarize(rows[:1])["xray"]["lung"]["dice"] is None
-
-
-def test_grids_that_differ_are_told() -> None:
-    with pytest.raises(ValueError, match=r"c: prediction \(1, 2, 1\) and label \(1, 3, 1\)"):
-        dice_rows(image([0, 0]), image([0, 0, 0]), {"lung": 1}, case="c", modality="xray")
 
 
 class Perfect:
@@ -98,7 +67,16 @@ def test_files_hold_every_case_in_the_agreed_shape(tmp_path: Path) -> None:
         "mr": {"front": (1.0, 1), "back": (pytest.approx(2 / 3), 1)},
         "xray": {"lung": (pytest.approx((2 / 3 + 1) / 2), 2)},
     }
-    assert set(json.loads((tmp_path / "out" / "metrics_by_domain.json").read_text())) == {"hospital"}
+    by_domain = json.loads((tmp_path / "out" / "metrics_by_domain.json").read_text())
+    assert by_domain == {"hospital": {"mr": metrics["mr"]}}
+    assert (tmp_path / "out" / "summary.md").read_text().startswith("| modality | target | n | Dice |")
+    assert {path.name for path in (tmp_path / "out" / "plots").iterdir()} == {
+        *("dice.png", "dice_by_domain.png", "hd95_px.png", "hd95_px_by_domain.png"),
+    }
+    assert [path.name for path in sorted((tmp_path / "out" / "worst").iterdir())] == [
+        *("01_brain.one_back_dice0.67.png", "02_chest_lung_dice0.67.png", "03_brain.one_front_dice1.00.png"),
+        *("04_series.2_lung_dice1.00.png", "overview.png"),
+    ]
     with (tmp_path / "out" / "cases.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["case"], row["modality"], row["domain"], row["target"], row["reference"]) for row in rows] == [
@@ -139,6 +117,89 @@ def test_a_pair_that_does_not_match_is_a_failure_and_never_loaded() -> None:
         "modality": "mr",
         "domain": "",
     }
+
+
+def test_targets_that_a_reference_does_not_speak_of_are_left_out(tmp_path: Path) -> None:
+    whole, part = (case(name, "mr", [2, 3], [0, 3]) for name in ("a.nii", "b.nii"))
+    tables = EvaluationTables(tmp_path, MODALITIES)
+    SupervisedEvaluator(
+        torch.device("cpu"),
+        DataLoader([{**whole, "labelled": ""}, {**part, "labelled": "back"}], batch_size=1),
+        torch.nn.Identity(),
+        prepare_batch=prepare_case,
+        inferer=Perfect(),
+        val_handlers=[tables],
+        decollate=False,
+    ).run()
+    assert [(row.case, row.target, row.dice) for row in tables.rows] == [
+        *(("a", "front", 0.0), ("a", "back", 1.0), ("b", "back", 1.0)),
+    ]
+
+
+def test_what_all_ranks_measured_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two handlers stand for two processes; the second one gathers what the first has sent."""
+    sent: list[Any] = []
+    monkeypatch.setattr("esp_medsam_monai.engines.evaluation_tables.gather_objects", lambda x: [*sent, x])
+    cases = [case(f"{i}.png", "xray", [1, 0, 1, 0], [1, 0, i % 2, 0], "here") for i in range(4)]
+    cases.append({"failure": "TRUNCATED: cut off.", "input": "bad.png", "modality": "xray", "domain": "here"})
+
+    def run(folder: Path, part: list[dict[str, Any]]) -> EvaluationTables:
+        tables = EvaluationTables(folder, MODALITIES, worst_cases=3)
+        SupervisedEvaluator(
+            torch.device("cpu"),
+            DataLoader(part, batch_size=1),
+            torch.nn.Identity(),
+            prepare_batch=prepare_case,
+            iteration_update=EvaluationStep(),
+            inferer=Perfect(),
+            val_handlers=[tables],
+            decollate=False,
+        ).run()
+        return tables
+
+    whole = run(tmp_path / "one", cases)
+    first = run(tmp_path / "first", cases[1::2])
+    sent.append((first.rows, first.failures, first.worst.cases))
+    second = run(tmp_path / "two", cases[::2])
+    assert second.rows == whole.rows
+    files = [path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*") if path.is_file()]
+    assert len(files) == 12
+    for file in files:
+        assert (tmp_path / "two" / file).read_bytes() == (tmp_path / "one" / file).read_bytes(), file
+    with pytest.raises(SystemExit, match="8"):
+        second.finish()
+
+
+def test_a_case_that_cannot_be_compared_stops_no_other(tmp_path: Path) -> None:
+    broken = case("broken.png", "xray", [1, 0], [1, 0])
+    broken["label"] = MetaTensor(image([1, 0, 0]))
+    tables = EvaluationTables(tmp_path, MODALITIES)
+    SupervisedEvaluator(
+        torch.device("cpu"),
+        DataLoader([broken, case("good.png", "xray", [1, 0], [1, 0])], batch_size=1),
+        torch.nn.Identity(),
+        prepare_batch=prepare_case,
+        inferer=Perfect(),
+        val_handlers=[tables],
+        decollate=False,
+    ).run()
+    assert [row.case for row in tables.rows] == ["good"]
+    assert [(row["case"], "differ in shape" in row["reason"]) for row in tables.failures] == [("broken", True)]
+
+
+def test_an_entry_without_a_label_is_a_failure(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((4, 4), dtype=np.uint8)).save(tmp_path / "a.png")
+    entries = [{"image": "a.png", "modality": "xray"}, {"image": "a.png", "label": "a.png", "modality": "xray"}]
+    (tmp_path / "list.json").write_text(json.dumps({"test": entries}))
+    read = read_datalist(tmp_path / "list.json", "test", labels="optional")
+    assert [("label" in entry) for entry in read] == [False, True]
+    with pytest.raises(ValueError, match=r"test\[0\]: needs the paths 'image' and 'label'"):
+        read_datalist(tmp_path / "list.json", "test")
+
+    dataset = EvaluationDataset(read, lambda entry: {"loaded": entry["label"]}, PairCheck(MODALITIES))
+    assert dataset[0]["failure"].startswith(f"NO_LABEL: {tmp_path / 'a.png'}")
+    assert dataset[0]["modality"] == "xray"
+    assert dataset[1] == {"loaded": str(tmp_path / "a.png")}
 
 
 class Choosy(Perfect):

@@ -96,3 +96,29 @@ def test_wrong_weights_and_empty_data_are_told() -> None:
         iter(BalancedModalitySampler(SimpleNamespace(modalities=[]), 10))
     with pytest.raises(ValueError, match="num_samples"):
         BalancedModalitySampler(dataset(), 0)
+
+
+@pytest.mark.parametrize(("ranks", "batch_size", "number"), [(2, 4, 60), (3, 2, 62), (2, 4, 13), (4, 8, 9)])
+def test_ranks_share_the_batches_of_one_process(
+    ranks: int, batch_size: int, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = BalancedModalitySampler(dataset(), number)
+    expected = [[(int(index), index.seed) for index in alone] for _ in range(2)]
+    monkeypatch.setattr("esp_medsam_monai.engines.sampler.world_size", lambda: ranks)
+    parts = []
+    for rank in range(ranks):
+        monkeypatch.setattr("esp_medsam_monai.engines.sampler.rank", lambda rank=rank: rank)
+        sampler = BalancedModalitySampler(dataset(), number, batch_size=batch_size)
+        parts.append([[(int(index), index.seed) for index in sampler] for _ in range(2)])
+        assert len(sampler) == len(parts[-1][0]) == number // ranks
+    for epoch in range(2):
+        batches = [[part[epoch][i : i + batch_size] for part in parts] for i in range(0, number // ranks, batch_size)]
+        together = [image for batch in batches for own in batch for image in own]
+        assert together == expected[epoch][: len(together)]
+        assert len(together) > number - ranks
+
+
+def test_fewer_images_than_ranks_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("esp_medsam_monai.engines.sampler.world_size", lambda: 3)
+    with pytest.raises(ValueError, match="each of the 3 ranks"):
+        len(BalancedModalitySampler(dataset(), 2))

@@ -46,7 +46,7 @@ def test_precision_concerns_the_network_and_not_the_loss(precision: str) -> None
 
     trainer = make(None, epochs=1, precision=precision, loss=probe)
     trainer.run()
-    inside = trainer.state.output["pred"]["logits"].dtype
+    inside = trainer.state.output[0]["pred"]["logits"].dtype
     assert inside == (torch.bfloat16 if precision == "bf16" else torch.float32)
     assert set(dtypes) == {torch.float32}
 

@@ -83,7 +83,7 @@ def loss(features: dict[str, torch.Tensor], label: torch.Tensor, _: list[str]) -
     return torch.nn.functional.binary_cross_entropy_with_logits(features["logits"], (label > 0).float())
 
 
-def draw_quickly(_: list[dict[str, Any]], path: Path) -> None:
+def draw_quickly(_: list[dict[str, Any]], path: Path, metric: str) -> None:
     """In place of ``draw_history``, which takes longer than an epoch here."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(b"a picture")

@@ -64,11 +64,32 @@ def test_a_mask_stored_in_three_equal_channels_counts_and_a_colour_picture_does_
 
 
 @pytest.mark.parametrize(
-    "values", [{"front": 1}, {"front": 1, "back": 2, "tail": 3}, {"front": 1, "back": 1}, {"front": 0, "back": 1}]
+    "values",
+    [{}, {"front": 1, "back": 2, "tail": 3}, {"front": 1, "back": 1}, {"front": 0, "back": 1}, {"front": True}],
 )
 def test_entries_that_cannot_be_right_are_told_at_once(values):
     with pytest.raises(ValueError, match="mr"):
         EncodeLabels(NETWORK, {"mr": values})
+
+
+def test_a_table_may_leave_out_targets_that_the_files_do_not_speak_of():
+    encoder = EncodeLabels(NETWORK, {"mr": {"back": 5}})
+    assert encoder(label(0, 5), "mr").flatten().tolist() == [0, 3]
+    assert encoder.labelled("mr") == ("back",)
+    assert encoder.labelled("xray") is None
+    with pytest.raises(InputRefused, match="UNKNOWN_LABELS"):
+        encoder(label(0, 5, 6), "mr")
+
+
+def test_an_entrys_own_table_goes_first():
+    image = MetaTensor(torch.zeros(3, 1, 2), meta={"filename_or_obj": "case.png", "modality": "mr"})
+    encode = EncodeLabelsd("label", "image", NETWORK, LABELS)
+    own = encode({"image": image, "label": label(0, 7), "labels": {"front": 7}})
+    assert own["label"].flatten().tolist() == [0, 2] and own["labelled"] == "front"
+    whole = encode({"image": image, "label": label(20, 10)})
+    assert whole["label"].flatten().tolist() == [2, 3] and whole["labelled"] == ""
+    with pytest.raises(ValueError, match="mr"):
+        encode({"image": image, "label": label(0, 7), "labels": {"tail": 7}})
 
 
 def test_dictionary_form_takes_the_images_modality_and_compares_shapes():

@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from monai.data import CacheDataset
-from monai.transforms import Compose
-
 from esp_medsam_monai.transforms import ContentKeyd, View, ViewSliced, views_of
 from esp_medsam_monai.transforms.views import cut_view
+from monai.data import CacheDataset
+from monai.transforms import Compose
 
 IMAGE = torch.from_numpy(np.random.default_rng(0).integers(0, 256, size=(3, 40, 40)).astype(np.uint8))
 
