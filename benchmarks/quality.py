@@ -124,7 +124,8 @@ def train_and_evaluate(folder: Path, extra: dict[str, Any], lists: dict[str, Pat
     epochs = options["max_epochs"]
     history = training / "history.json"
     done = len(json.loads(history.read_text())) if history.is_file() else 0
-    if done < epochs:
+    # The row of an epoch is written just before its weights.
+    if done < epochs or not (training / "best.pt").is_file():
         resume = (training / "last.pt").is_file()
         run("training", [train, config], datalist=lists["test"], output_dir=training, resume=resume, **options)
     shared = {key: options[key] for key in ("image_size", "image_sizes") if key in options}

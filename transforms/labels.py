@@ -47,7 +47,10 @@ class EncodeLabels:
     def _check(self, modality: str, values: Mapping[str, int]) -> None:
         targets = self.modalities[modality]
         if not values or not set(values) <= set(targets):
-            raise ValueError(f"labels of {modality} should name {list(targets)}, or some of them, got {list(values)}.")
+            raise ValueError(
+                f"labels of {modality} should name {list(targets)}, or some of them, got {list(values)}. Targets of "
+                "your own are made known with --new_targets."
+            )
         numbers = list(values.values())
         if any(type(n) is not int or n < 1 for n in numbers) or len(set(numbers)) != len(numbers):
             raise ValueError(f"labels of {modality} should be different whole numbers from 1 on, got {values}.")

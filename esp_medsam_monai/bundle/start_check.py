@@ -17,6 +17,7 @@ from typing import Any
 
 from .names import unknown_sentences
 from .requirements import unmet_requirements
+from .root_cause import tell_cause_last
 
 __all__ = ["StartCheck"]
 
@@ -29,7 +30,8 @@ class StartCheck:
     Packages: see :func:`unmet_requirements`. Option names: when the process is
     ``python -m monai.bundle run``, every name on its command line and in its ``--args_file`` must be an argument of
     MONAI's or an entry of a config file (see :func:`unknown_names`): MONAI would take a mistyped option in silence. A
-    workflow that is built by other means has no command line, and its names are not judged.
+    workflow that is built by other means has no command line, and its names are not judged. In that command, what ends
+    the run later is told once more below its traceback (see :func:`tell_cause_last`).
 
     Args:
         bundle_root: folder of the bundle, for its ``configs/metadata.json``.
@@ -49,6 +51,7 @@ class StartCheck:
             if problems:
                 # A text makes Python print it, without a traceback, and end with exit status 1.
                 raise SystemExit("\n".join(problems))
+            tell_cause_last()
         if problems:
             raise RuntimeError(" ".join(f"{problem}." for problem in problems))
 

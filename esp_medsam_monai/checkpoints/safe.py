@@ -40,7 +40,7 @@ def load_state_dict(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
 def _read(path: Path) -> tuple[dict[str, torch.Tensor], str]:
     """State dict and SHA-256 of a file."""
     if not path.is_file():
-        raise FileNotFoundError(f"no weights at {path}; give a file of weights with --ckpt FILE.")
+        raise FileNotFoundError(f"no weights at {path}; is that the path of a file of weights?")
     digest = verified_sha256(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)

@@ -144,7 +144,7 @@ def _load(
         left=tuple(key for key in entries if key not in taken),
         fresh=tuple(key for key in state if key not in start),
     )
-    logger.info(
+    logger.debug(
         "%s: %d entries taken, %d left over; %d of the network's %d entries keep their values.",
         name, len(result.taken), len(result.left), len(result.fresh), len(state),
     )  # fmt: skip

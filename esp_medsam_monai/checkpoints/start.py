@@ -24,6 +24,7 @@ _DEFAULTS: dict[str, Any] = {"file": None, "layout": "ours", "parts": None, "new
 _CHOICES = {"layout": ("ours", *_SAM_LAYOUTS), "new": ("refuse", "keep")}
 _NEW = re.compile(r"(?:controllers|mask_decoder\.(?:queries|hyper_mlps))\.[^.]+")
 """What a modality or a target has to itself."""
+_NAMED = 4  # modalities or targets that a line of the log names
 
 
 class StartingWeights:
@@ -43,6 +44,8 @@ class StartingWeights:
               them, for instance ``[prompt_generator, mask_decoder]``; null takes everything.
             - ``new``: for the layout ``ours``. ``refuse`` (the default) demands every entry of the network; ``keep``
               leaves modalities and targets of which the file has nothing at their fresh values.
+        required: ``{part: how}``, parts of the network that some file has to give, because they do not learn and would
+            stay random; ``how`` says in an error which options name such a file. None: there are none.
 
     Raises:
         ValueError: when a source has an unknown entry or value.
@@ -51,9 +54,12 @@ class StartingWeights:
         >>> start = StartingWeights(net, [{"file": "mobile_sam.pt", "layout": "mobile_sam"}, {"file": None}])
     """
 
-    def __init__(self, network: nn.Module, sources: Iterable[Mapping[str, Any]]) -> None:
+    def __init__(
+        self, network: nn.Module, sources: Iterable[Mapping[str, Any]], required: Mapping[str, str] | None = None
+    ) -> None:
         self.network = network
         self.sources = [_checked(i, source) for i, source in enumerate(sources)]
+        self.required = dict(required or {})
 
     def load(self) -> list[Initialised]:
         """Load the files, and log what each of them gave.
@@ -63,10 +69,16 @@ class StartingWeights:
 
         Raises:
             FileNotFoundError: when a file is missing.
-            ValueError: when a file is damaged or does not fit; the message names file and entries.
+            ValueError: when a file is damaged or does not fit, the message names file and entries; or when a required
+                part is in none of the files.
         """
         module = self.network.module if isinstance(self.network, nn.parallel.DistributedDataParallel) else self.network
-        return [_load(module, source) for source in self.sources if source["file"]]
+        results = [_load(module, source) for source in self.sources if source["file"]]
+        for part, how in self.required.items():
+            keys = {key for key in module.state_dict() if within(key, [part])}
+            if all(keys <= set(result.fresh) for result in results):
+                raise ValueError(f"{part} does not learn here and no file gives it weights: give one with {how}.")
+        return results
 
 
 def _checked(number: int, source: Mapping[str, Any]) -> dict[str, Any]:
@@ -97,10 +109,10 @@ def _load(network: nn.Module, source: Mapping[str, Any]) -> Initialised:
         result = _SAM_LAYOUTS[source["layout"]](network, file, parts=parts)
     fresh = set(result.fresh)
     started = Counter(key.split(".")[0] for key in keys if key not in fresh)
-    logger.info("%s: started %s.", file, _told(started))
+    kind = type(network).__name__
+    logger.info("%s: started %s of %s.", file, _told(started), kind)
     if fresh:
-        names = Counter(found[0] if (found := _NEW.match(key)) else key.split(".")[0] for key in result.fresh)
-        logger.info("%s: left as it was: %s.", file, _told(names))
+        logger.info("%s: has nothing for, and left as it was: %s of %s.", file, _told(_by_name(result.fresh)), kind)
     return result
 
 
@@ -128,6 +140,17 @@ def _load_ours(network: nn.Module, file: str, parts: Sequence[str] | None, keep_
         left=tuple(key for key in entries if key not in inside),
         fresh=tuple(key for key in state if key not in inside),
     )
+
+
+def _by_name(keys: Iterable[str]) -> Counter[str]:
+    """Entries a module; a few modalities and targets by their names, which tell the new ones."""
+    names = Counter(found[0] if (found := _NEW.match(key)) else key.split(".")[0] for key in keys)
+    kinds = Counter(name.rpartition(".")[0] for name in names if "." in name)
+    short: Counter[str] = Counter()
+    for name, count in names.items():
+        kind = name.rpartition(".")[0]
+        short[kind if kinds[kind] > _NAMED else name] += count
+    return short
 
 
 def _told(counts: Mapping[str, int]) -> str:

@@ -68,8 +68,8 @@ class CacheBuilder:
         number = len(self.trained.all_views()) + len(self.validated or ())
         if cache is None or not number:
             return 0
-        each = file_bytes(self._shape())
         there = min(cache.count(), number)
+        each = file_bytes(self._shape())  # keeps the embedding that it tries
         missing, free = (number - there) * each, cache.free_bytes()
         text = (
             f"{cache.folder}: {number} teacher embeddings (views of {len(self.trained) + len(self.validated or ())} "

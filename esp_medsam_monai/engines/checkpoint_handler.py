@@ -224,6 +224,9 @@ class TrainingCheckpoints:
         self.best, self.best_epoch = state["best"], state.get("best_epoch", 0)
         for name in _COUNTERS:
             setattr(engine.state, name, state[name])
+        # With another batch size or number of ranks an epoch has other batches, and ignite ends a training by these.
+        if engine.state.epoch_length:
+            engine.state.iteration = state["epoch"] * engine.state.epoch_length
         sampler: Any = getattr(getattr(engine, "data_loader", None), "sampler", None)
         if hasattr(sampler, "set_epoch"):
             sampler.set_epoch(state["epoch"])

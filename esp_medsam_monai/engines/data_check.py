@@ -134,8 +134,15 @@ class DatalistCheck:
         self._find_shared(entries, looked_at)
         trained = [modality for modality in self.pair_check.modalities if images.get("training", Counter())[modality]]
         for modality in trained:
+            stated = self.pair_check.label_values.get(modality) or self.pair_check.modalities[modality]
+            own = [
+                entry.get("labels")
+                for (_, entry), found in zip(entries, looked_at, strict=True)
+                if found.modality == modality
+            ]
+            spoken = {target for labels in own for target in labels or stated}
             for target in self.pair_check.modalities[modality]:
-                if self.pair_check.labels and not targets["training"][f"{modality}_{target}"]:
+                if target in spoken and self.pair_check.labels and not targets["training"][f"{modality}_{target}"]:
                     self._warn("TARGET_NEVER_OCCURS", f"no training label holds {modality} {target}.", "training")
             if "validation" in images and not images["validation"][modality]:
                 text = f"{modality} has training images and no validation images: nothing tells how well it is learned."

@@ -103,7 +103,7 @@ class DistillationDataset(Dataset):
         # Unlike `modalities`, this knows what stands in DICOM and sidecars.
         count = len(self.views.views(item["modality"])) if self.views is not None else 1
         if isinstance(index, ViewIndex):
-            item["view"] = index.view
+            item["view"] = index.view % count
         else:
             item["view"] = index.seed % count if isinstance(index, SeededIndex) else 0
         item = self._look(item)

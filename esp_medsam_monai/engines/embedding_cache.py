@@ -48,19 +48,28 @@ class EmbeddingCache:
     Args:
         folder: of caches of any number of teachers; made when missing.
         settings: what the embeddings depend on besides the images: the teacher.
+
+    Raises:
+        OSError: when there is no such folder, and it cannot be made.
     """
 
     def __init__(self, folder: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
         self.settings = dict(settings)
         self.folder = Path(folder) / sha256_of_settings(self.settings)[:16]
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(f"{folder} cannot hold a cache ({error.strerror}); give another --cache_dir.") from None
         self._writes = True
 
     def describe(self) -> None:
         """Write ``cache.json`` and remove what killed runs left; for one process of a run."""
-        remove_partials(self.folder)
-        with atomic_path(self.folder / "cache.json") as temporary:
-            temporary.write_text(json.dumps(self.settings, indent=1) + "\n", encoding="utf-8")
+        try:
+            remove_partials(self.folder)
+            with atomic_path(self.folder / "cache.json") as temporary:
+                temporary.write_text(json.dumps(self.settings, indent=1) + "\n", encoding="utf-8")
+        except OSError as error:
+            self._stop_writing(error)
 
     def path(self, key: str) -> Path:
         """File of a key; subfolders keep each folder short."""
@@ -112,5 +121,8 @@ class EmbeddingCache:
             with atomic_path(self.path(key), sync=False) as temporary:
                 temporary.write_bytes(_packed(np.asarray(embedding, np.float16)))
         except OSError as error:
-            self._writes = False
-            _LOGGER.warning("no more embeddings are kept in %s: %s", self.folder, error)
+            self._stop_writing(error)
+
+    def _stop_writing(self, error: OSError) -> None:
+        self._writes = False
+        _LOGGER.warning("no more embeddings are kept in %s: %s", self.folder, error)

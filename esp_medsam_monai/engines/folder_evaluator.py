@@ -98,8 +98,9 @@ class FolderEvaluator(SupervisedEvaluator):
         self.preview = str2bool(preview)
         self.dicom_seg = str2bool(dicom_seg)
         self.overwrite = str2bool(overwrite)
-        # Another version of this package may draw another mask.
-        self.configuration = {**(configuration or {}), "esp_medsam_monai": __version__}
+        # Another version of this package may draw another mask, and one name can stand for two values (AddedTarget).
+        own = {"label_values": inferer.values(network), "esp_medsam_monai": __version__}
+        self.configuration = {**(configuration or {}), **own}
         self.report: RunReport | None = None
         self.exit_status = ALL_DONE
         self._interruption = Interruption()

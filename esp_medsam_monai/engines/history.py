@@ -23,6 +23,7 @@ from esp_medsam_monai.io import atomic_path
 __all__ = ["TrainingHistory"]
 
 _LOGGER = logging.getLogger(__name__)
+_WORDS = {"dice": "Dice", "kd": "minus the distillation error"}
 
 
 class TrainingHistory:
@@ -116,7 +117,8 @@ class TrainingHistory:
         words = [f"epoch {row['epoch']}/{state.max_epochs}", f"loss {row['loss']:.4f}", f"{row['seconds']:.0f} s"]
         if scores := row.get(self.name):
             each = ", ".join(f"{name} {_number(scores[name])}" for name in sorted(scores) if name != "mean")
-            words.append(f"{self.name.capitalize()} {_number(scores['mean'])}" + (f" ({each})" if each else ""))
+            name = _WORDS.get(self.name, self.name)
+            words.append(f"{name} {_number(scores['mean'])}" + (f" ({each})" if each else ""))
         clock = getattr(state, "clock", None)
         left = None if clock is None or engine.should_terminate else clock.minutes_left(state)
         if left:

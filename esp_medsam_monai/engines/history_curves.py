@@ -67,6 +67,10 @@ def _draw_metric(axes: Axes, rows: list[dict[str, Any]], metric: str, marker: st
     axes.set(title=f"Validation {_TITLES.get(metric, metric)}", xlabel="epoch")
     if is_error:
         axes.set_yscale("log")
+        low, high = axes.get_ylim()
+        if high < 10 * low:  # within a decade, powers of ten say little
+            for each in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+                each(lambda y, _: f"{y:.3g}")
     else:
         axes.set_ylim(0, 1)
     if rows:

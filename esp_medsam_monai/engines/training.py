@@ -135,15 +135,21 @@ class TrainingStep:
                 )
             engine.fire_event(IterationEvents.FORWARD_COMPLETED)
             features = {key: value.float() for key, value in output[CommonKeys.PRED].items()}
-            loss = engine.loss_function(features, label, *names)
+            loss = engine.loss_function(features, label, *names) + _touched(engine.network, features)
             engine.fire_event(IterationEvents.LOSS_COMPLETED)
             if not torch.isfinite(loss):
                 raise FloatingPointError(
                     f"the loss is {loss.item()} in iteration {engine.state.iteration}; a smaller learning rate helps "
                     "most often, then precision fp32. Start again with --resume true."
                 )
-            # The sum over a group's images, to be divided by their number; a lone batch already is the mean.
-            self._scaler.scale(loss if first and last else loss * len(image)).backward()
+            if loss.requires_grad:
+                # The sum over a group's images, to be divided by their number; a lone batch already is the mean.
+                self._scaler.scale(loss if first and last else loss * len(image)).backward()
+            elif hasattr(engine.network, "no_sync"):  # the other ranks would wait for its gradients for ever
+                raise ValueError(
+                    f"nothing that learns has a part in this batch ({', '.join(sorted(set(names[0])))}). With several "
+                    "ranks give a datalist of those modalities alone that --trainable is about."
+                )
         engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
         self._images += len(image)
         if last:
@@ -163,6 +169,8 @@ class TrainingStep:
 
     def _step(self, engine: SupervisedTrainer, divisor: int) -> None:
         """Change the weights by the gradients divided by a number."""
+        if all(parameter.grad is None for parameter in engine.network.parameters()):
+            return  # images of modalities alone that have no part in what learns
         self._scaler.unscale_(engine.optimizer)
         if divisor > 1:
             for parameter in engine.network.parameters():
@@ -177,6 +185,11 @@ class TrainingStep:
 def _without_exchange(network: Any, wanted: bool) -> AbstractContextManager[None]:
     """Ranks need not exchange the gradients of a batch after which the weights stay as they are."""
     return network.no_sync() if wanted and hasattr(network, "no_sync") else nullcontext()
+
+
+def _touched(network: Any, features: Mapping[str, torch.Tensor]) -> torch.Tensor | int:
+    """0, with a gradient of 0 to every feature: ranks wait for ever for one that the loss has no use for."""
+    return sum(value.flatten()[:0].sum() for value in features.values()) if hasattr(network, "no_sync") else 0
 
 
 def step_loss(output: Sequence[Mapping[str, Any]]) -> float:

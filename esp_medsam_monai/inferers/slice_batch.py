@@ -232,6 +232,10 @@ class SliceBatchInferer(Inferer):
             raise ValueError(f"got {len(modality)} modalities {list(modality)} for {len(inputs)} images.")
         return list(modality)
 
+    def values(self, network: Callable[..., torch.Tensor]) -> Mapping[str, Mapping[str, int]]:
+        """Label values of all targets, ``{modality: {target: value}}``; ``network`` as for the call."""
+        return self.label_values or label_table(_unwrap(network).modalities)
+
     def targets(self, network: Callable[..., torch.Tensor], modality: str | None) -> dict[str, int]:
         """Targets of a modality, one for each channel of the network's logits, with their label values.
 
@@ -242,8 +246,7 @@ class SliceBatchInferer(Inferer):
         Raises:
             ValueError: when the modality is unknown, or there is no default.
         """
-        module = _unwrap(network)
-        table = self.label_values or label_table(module.modalities)
+        module, table = _unwrap(network), self.values(network)
         if modality is None:
             modality = getattr(module, "default_modality", None) or (next(iter(table)) if len(table) == 1 else None)
         if modality is None or modality not in table:

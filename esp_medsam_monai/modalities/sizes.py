@@ -13,7 +13,7 @@ def shipped_image_sizes() -> dict[str, int]:
     Vessels and nuclei are a few pixels wide. A mask is drawn at a quarter of the side, where they would vanish at the
     side that a lung or a polyp needs.
     """
-    return {"fundus": 672, "microscopy": 448}
+    return {"fundus": 896, "microscopy": 448}
 
 
 def image_side(modality: str | None, image_size: int, image_sizes: Mapping[str, int] | None = None) -> int:

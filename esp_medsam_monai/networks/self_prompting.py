@@ -190,7 +190,7 @@ class SelfPromptingNetwork(nn.Module, ABC):
         pairs.sort(key=lambda pair: pair[2] in self._added)
         first = [pair for pair in pairs if pair[2] not in self._added]
         parts = [part for part in (first, pairs[len(first) :]) if part]
-        masks = torch.cat([self._decode_pairs(embedding, part, channels) for part in parts])
+        masks = torch.cat([self._decode_pairs(embedding, part) for part in parts])
         if len(pairs) == batch * channels and len(parts) == 1:
             return masks.unflatten(0, (batch, channels)), None
         slots = to_device([image * channels + channel for image, channel, _ in pairs], device)
@@ -198,9 +198,11 @@ class SelfPromptingNetwork(nn.Module, ABC):
         absent = torch.ones(batch * channels, dtype=torch.bool, device=device).index_fill(0, slots, False)
         return out.unflatten(0, (batch, channels)), absent.unflatten(0, (batch, channels))
 
-    def _decode_pairs(self, embedding: Tensor, pairs: Sequence[tuple[int, int, int]], channels: int) -> Tensor:
+    def _decode_pairs(self, embedding: Tensor, pairs: Sequence[tuple[int, int, int]]) -> Tensor:
         """Masks ``(N, S/4, S/4)`` of pairs ``(image, channel, target)``."""
-        images = None if channels == 1 else to_device([image for image, _, _ in pairs], embedding.device)
+        numbers = [image for image, _, _ in pairs]
+        each_once = numbers == list(range(embedding.shape[0]))
+        images = None if each_once else to_device(numbers, embedding.device)
         return self.mask_decoder(embedding, images, Route.from_host([t for _, _, t in pairs], embedding.device))
 
     @staticmethod

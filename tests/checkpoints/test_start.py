@@ -210,3 +210,27 @@ def test_bad_parts_and_files(net, save, mobile_sam, tmp_path):
     file, _ = save({"mr": ["front"]}, name="other.pt")
     with pytest.raises(ValueError, match=r"other\.pt: has nothing for controllers\.xray"):
         StartingWeights(net, [{"file": file, "parts": ["controllers.xray"], "new": "keep"}]).load()
+
+
+def test_a_required_part_has_to_come_from_a_file(net, save):
+    file, state = save(OLD)
+    required = {"image_encoder": "--trunk_ckpt", "mask_decoder": "--teacher_ckpt"}
+    trunk = {"file": file, "parts": ["image_encoder"]}
+    with pytest.raises(ValueError, match=r"mask_decoder does not learn .* --teacher_ckpt"):
+        StartingWeights(net, [trunk, {"file": None}], required).load()
+    with pytest.raises(ValueError, match=r"image_encoder .* --trunk_ckpt"):
+        StartingWeights(net, [{"file": None}], required).load()
+    StartingWeights(net, [trunk, {"file": file, "parts": ["mask_decoder"]}], required).load()
+    assert _equal(net.state_dict(), state, "mask_decoder.")
+
+
+def test_the_log_names_a_few_new_targets_and_counts_many(save, caplog):
+    file, _ = save(OLD)
+    few = {**OLD, "mr": ["front", "back"]}
+    many = {**OLD, "mr": ["front", *(f"part_{i}" for i in range(9))]}
+    with caplog.at_level(logging.INFO):
+        StartingWeights(ESPMedSAM(few, img_size=64), [{"file": file, "new": "keep"}]).load()
+        assert "mask_decoder.queries.mr_back (1)" in caplog.text
+        caplog.clear()
+        StartingWeights(ESPMedSAM(many, img_size=64), [{"file": file, "new": "keep"}]).load()
+    assert "mask_decoder.queries (9)" in caplog.text and "mr_part_0" not in caplog.text

@@ -13,8 +13,21 @@ from tests.distributed import launch, trainings
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
-ALONE = (trainings.balanced, trainings.accumulated, trainings.disjoint, trainings.learning_batch_norm)
-TOGETHER = (*ALONE, trainings.one_validation_image, trainings.undisturbed, trainings.first_half, trainings.second_half)
+ALONE = (
+    trainings.balanced,
+    trainings.accumulated,
+    trainings.disjoint,
+    trainings.without_patch_loss,
+    trainings.learning_batch_norm,
+)
+TOGETHER = (
+    *ALONE,
+    trainings.one_validation_image,
+    trainings.by_the_clock,
+    trainings.undisturbed,
+    trainings.first_half,
+    trainings.second_half,
+)
 
 
 @pytest.fixture(scope="module")
@@ -37,11 +50,11 @@ def difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> 
     return max(float((one[key].double() - other[key].double()).abs().max()) for key in one)
 
 
-@pytest.mark.parametrize("name", ["balanced", "accumulated", "disjoint"])
+@pytest.mark.parametrize("name", ["balanced", "accumulated", "disjoint", "without_patch_loss"])
 def test_two_ranks_equal_one_process_with_the_same_global_batch(results: Path, name: str) -> None:
     (alone,) = load(results, name, 1)
     first, second = load(results, name, 2)
-    assert len(alone["losses"]) >= 6
+    assert len(alone["losses"]) >= 3
     assert first["losses"] == pytest.approx(alone["losses"], abs=1e-5)
     assert difference(first["network"], alone["network"]) < 1e-5
     assert difference(first["network"], second["network"]) == 0
@@ -72,6 +85,12 @@ def test_fewer_validation_images_than_ranks_are_counted_once(results: Path) -> N
     assert first["metrics"] == second["metrics"]
     best = torch.load(results / "one_validation_image_2" / "best.pt", weights_only=True)
     assert difference(best, second["network"]) == 0
+
+
+def test_the_main_rank_has_the_clock_and_all_average_alike(results: Path) -> None:
+    first, second = load(results, "by_the_clock", 2)
+    assert (first["epoch"], second["epoch"]) == (2, 2)
+    assert difference(first["average"], second["average"]) == 0, "running means differ"
 
 
 def test_ranks_resume_from_one_checkpoint(results: Path) -> None:

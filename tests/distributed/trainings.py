@@ -14,10 +14,12 @@ from torch import nn
 
 from esp_medsam_monai.engines import (
     BalancedModalitySampler,
+    EMAWeights,
     LastEpochValidationHandler,
     ModalityDice,
     ProcessGroup,
     TrainingCheckpoints,
+    TrainingSchedule,
     TrainingStep,
     cached_loader,
     distributed,
@@ -86,6 +88,17 @@ class SmallNet(nn.Module):
         return {"logits": logits} if return_features else logits
 
 
+class Clocks:
+    """Handler: the second rank's clock passes the limit in the first epoch, the main rank's in the second."""
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_STARTED(once=2 - rank()), self._advance)
+
+    @staticmethod
+    def _advance(engine: Engine) -> None:
+        engine.state.minutes += 100
+
+
 def freeze_batch_norms(network: nn.Module) -> None:
     """Keep batch norms in eval mode, whoever calls ``train()``."""
     for module in network.modules():
@@ -106,6 +119,9 @@ def train(
     lr: float = 0.05,
     accumulation: int = 1,
     resume: str = "",
+    patch_weight: float = 0.5,
+    ema_decay: float | None = None,
+    max_minutes: float | None = None,
 ) -> None:
     """Train, then save losses (of all ranks together), weights and metrics."""
     group = ProcessGroup()
@@ -121,7 +137,9 @@ def train(
         key_val_metric={"val_dice": ModalityDice(MODALITIES)},
         decollate=False,
     )
-    handlers: list[Any] = [LastEpochValidationHandler(1, validator)] if validation else []
+    ema = EMAWeights(network, step, ema_decay, validator)
+    handlers: list[Any] = [] if max_minutes is None else [Clocks(), TrainingSchedule(step, max_minutes=max_minutes)]
+    handlers += [ema, LastEpochValidationHandler(1, validator)] if validation else []
     if validation:
         folder = out / f"{resume or name}_{world_size()}"
         handlers.append(TrainingCheckpoints(folder, network, step, validator, bool(resume)))
@@ -131,7 +149,7 @@ def train(
         cached_loader(dataset, own, sampler),
         distributed(network, "cpu"),
         step,
-        ESPMedSAMLoss(MODALITIES, patch_weight=0.5),
+        ESPMedSAMLoss(MODALITIES, patch_weight=patch_weight),
         prepare_batch=prepare_batch,
         iteration_update=TrainingStep(accumulation=accumulation),
         train_handlers=handlers,
@@ -145,6 +163,7 @@ def train(
     trainer.add_event_handler(Events.ITERATION_COMPLETED, note)
     trainer.run()
     result = {"losses": losses, "network": network.state_dict(), "metrics": dict(validator.state.metrics)}
+    result |= {"average": ema.weights(), "epoch": trainer.state.epoch}
     torch.save(result, out / f"{name}_{world_size()}_{rank()}.pt")
     group.end()
 
@@ -163,11 +182,16 @@ def balanced(out: Path) -> None:
 
 
 def accumulated(out: Path) -> None:
-    train(out, "accumulated", esp_medsam(), accumulation=2)
+    train(out, "accumulated", esp_medsam(), epochs=1, accumulation=2)
+
+
+def without_patch_loss(out: Path) -> None:
+    """The network gives features of which the loss makes no use."""
+    train(out, "without_patch_loss", esp_medsam(), epochs=1, patch_weight=0)
 
 
 def disjoint(out: Path) -> None:
-    train(out, "disjoint", esp_medsam(), Halves)
+    train(out, "disjoint", esp_medsam(), Halves, epochs=1)
 
 
 def learning_batch_norm(out: Path) -> None:
@@ -181,6 +205,12 @@ def one_validation_image(out: Path) -> None:
     """Fewer than ranks."""
     torch.manual_seed(0)
     train(out, "one_validation_image", SmallNet(), side=16, epochs=1, validation=1)
+
+
+def by_the_clock(out: Path) -> None:
+    """Ends with the epoch in which the main rank's clock passes the limit; validates an average of the weights."""
+    torch.manual_seed(0)
+    train(out, "by_the_clock", SmallNet(), side=16, epochs=4, validation=1, ema_decay=0.9, max_minutes=50)
 
 
 def undisturbed(out: Path) -> None:

@@ -94,7 +94,7 @@ def make(folder: Path | None, epochs: int = 2, resume: bool = False, interval: i
     trainer = SupervisedTrainer(
         torch.device("cpu"),
         epochs,
-        cached_loader(Items(), 4, sampler),
+        cached_loader(Items(), options.pop("batch_size", 4), sampler),
         network,
         optimizer,
         options.pop("loss", loss),

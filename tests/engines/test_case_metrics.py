@@ -8,7 +8,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from esp_medsam_monai.engines import CaseRow, SurfaceTolerance, case_rows
+from esp_medsam_monai.engines import CaseRow, SurfaceTolerance, case_rows, surface_metrics
 
 VALUES = {"front": 2, "back": 3}
 
@@ -55,6 +55,18 @@ def test_what_empty_masks_count() -> None:
         assert (row.reference, row.predicted) == sizes
     neither = only_reference["back"]
     assert (neither.dice, neither.iou, neither.nsd, neither.hd95, neither.hd95_penalized) == (None,) * 5
+
+
+@pytest.mark.parametrize("corner", [(0, 0, 0), (13, 0, 2), (13, 4, 0)])
+def test_distances_do_not_depend_on_how_much_lies_around_a_mask(corner: tuple[int, int, int]) -> None:
+    """At the edge of the image, and away from it; measured in the whole image."""
+    x, y, z = corner
+    generator = torch.Generator().manual_seed(1)
+    predicted, reference = torch.zeros(2, 1, 20, 10, 6, dtype=torch.uint8)
+    for mask in (predicted, reference):
+        mask[0, x : x + 7, y : y + 6, z : z + 4] = 2 * (torch.rand(7, 6, 4, generator=generator) < 0.6)
+    row = rows_of(predicted, reference, (1.0, 2.0, 5.0))["front"]
+    assert (row.hd95, row.nsd) == surface_metrics(predicted[0] == 2, reference[0] == 2, (1.0, 2.0, 5.0), 3.0)
 
 
 def test_one_slice_of_a_volume_is_a_picture() -> None:

@@ -204,6 +204,25 @@ def test_a_resume_with_another_network_is_told(tmp_path: Path) -> None:
         checkpoints._load(trainer)
 
 
+@pytest.mark.parametrize("batch_size", [2, 8])
+def test_a_resume_with_another_batch_size_goes_on_after_the_same_epoch(
+    tmp_path: Path, batch_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or with another number of ranks; twice as large batches make half as many an epoch, and end no training."""
+    monkeypatch.setattr("esp_medsam_monai.engines.history.draw_history", lambda *_: None)  # slow
+    stop_after(make(tmp_path, epochs=4), 2)
+    again = make(tmp_path, epochs=4, resume=True, batch_size=batch_size)
+    seen: list[tuple[int, int]] = []
+    rates: list[float] = []
+    state, group = again.state, again.optimizer.param_groups[0]
+    again.add_event_handler(Events.ITERATION_STARTED, lambda: seen.append((state.epoch, state.iteration)))
+    again.add_event_handler(Events.ITERATION_STARTED, lambda: rates.append(group["lr"]))
+    again.run()
+    length = 8 // batch_size
+    assert seen == [(i // length + 1, i + 1) for i in range(2 * length, 4 * length)]
+    assert rates[0] == pytest.approx((0.5 + 0.005) / 2)  # half of the cosine is over
+
+
 def test_a_broken_history_costs_no_training(tmp_path: Path) -> None:
     stop_after(make(tmp_path, epochs=3), 2)
     (tmp_path / "history.json").write_text("[{")

@@ -269,3 +269,11 @@ def test_counts_are_kept(pair: Callable[..., Entry], radiograph: Callable[..., E
             "validation": {"mr_front": 1, "mr_back": 1},
         },
     }
+
+
+def test_a_target_that_the_labels_do_not_speak_of_is_not_missed(pair: Callable[..., Entry], tmp_path: Path) -> None:
+    """As of a structure of one's own, which is added to those that the weights know."""
+    front = np.zeros((4, 5, 3), np.uint8)
+    front[0] = 1
+    rows, _ = run(tmp_path, training=[pair(label=front)], validation=[pair(label=front)], labels={"mr": {"front": 1}})
+    assert "TARGET_NEVER_OCCURS" not in [row["code"] for row in rows]

@@ -88,6 +88,17 @@ def test_the_index_says_which_view(entries: list[dict[str, str]]) -> None:
     assert (int(copy), copy.view) == (3, 2)
 
 
+def test_all_views_can_be_had_where_a_sidecar_knows_better_than_the_datalist(
+    entries: list[dict[str, str]], tmp_path: Path
+) -> None:
+    """Counted as a fundus image of seven views, and by its sidecar an MR of six."""
+    (tmp_path / "b.json").write_text('{"modality": "mr"}')
+    data = dataset([{"image": entries[1]["image"]}], modality="fundus")
+    seen = [data[index] for index in data.all_views()]
+    assert {item["modality"] for item in seen} == {"mr"}
+    assert {item["view"] for item in seen} == set(range(6))
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_sampler_gives_the_same_views_by_seed_and_epoch(entries: list[dict[str, str]], workers: int) -> None:
     def views(epoch: int) -> list[tuple[str, int]]:

@@ -100,14 +100,21 @@ def test_too_little_room_is_told_before_anything_is_computed(
 def test_a_full_disk_ends_no_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def full(path: Path, sync: bool) -> Any:
+    def full(path: Path, sync: bool = True) -> Any:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("esp_medsam_monai.engines.embedding_cache.atomic_path", full)
     cache = EmbeddingCache(tmp_path / "cache", {})
+    cache.describe()
     cache.put("ab", EMBEDDING)
     cache.put("cd", EMBEDDING)
     assert caplog.text.count("no more embeddings are kept") == 1
+
+
+def test_a_folder_that_cannot_be_made_is_told_with_the_option(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"file/cache .*--cache_dir"):
+        EmbeddingCache(tmp_path / "file" / "cache", {})
 
 
 def test_without_a_cache_there_is_nothing_to_tell_and_nothing_to_fill(datalist: Path) -> None:

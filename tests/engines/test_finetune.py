@@ -116,3 +116,29 @@ def test_the_comparison_notices_what_moves(trained: tuple[ESPMedSAM, Path], fine
     with pytest.raises(AssertionError):
         assert_same(trained[0], network, ["mr"])
     buffer.copy_(trained[0].state_dict()["image_encoder.patch_embed.seq.0.bn.running_mean"])
+
+
+def test_a_batch_without_a_part_in_what_learns_changes_nothing() -> None:
+    """Images of dermoscopy alone, while the controller of mr learns."""
+    network = ESPMedSAM(OLD, img_size=64)
+    parts = TrainableParts(network, "controllers.mr")
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    batch = {
+        "image": torch.randn(2, 3, 64, 64),
+        "label": torch.ones(2, 1, 64, 64, dtype=torch.uint8),
+        "modality": ["dermoscopy", "dermoscopy"],
+    }
+    trainer = SupervisedTrainer(
+        torch.device("cpu"),
+        1,
+        [batch],
+        network,
+        torch.optim.AdamW(parts.parameters(), lr=0.1),
+        ESPMedSAMLoss(OLD),
+        prepare_batch=prepare_batch,
+        iteration_update=TrainingStep(parts=parts),
+        decollate=False,
+    )
+    trainer.run()
+    assert step_loss(trainer.state.output) > 0
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())

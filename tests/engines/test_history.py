@@ -77,7 +77,7 @@ def test_the_history_takes_the_metric_that_its_validator_has(
         trainer.run()
     (row,) = json.loads((tmp_path / "history.json").read_text())
     assert row["kd"] == {"mean": -0.0125, "mr": -0.02, "xray": -0.005} and "dice" not in row
-    assert "Kd -0.0125 (mr -0.02, xray -0.005)" in caplog.text
+    assert "distillation error -0.0125 (mr -0.02, xray -0.005)" in caplog.text
     assert drawn[-1][2] == "kd"
 
 

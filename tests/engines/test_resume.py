@@ -12,9 +12,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from esp_medsam_monai.transforms import postprocessing
 
 from esp_medsam_monai.engines import WeightsLoader
-from tests.engines.folder_runs import Bright, exit_status, make_evaluator, report_rows
+from esp_medsam_monai.modalities import AddedTarget
+from tests.engines.folder_runs import MODALITIES, Bright, exit_status, make_evaluator, report_rows
 
 CASES = {"chest", "mr/deep/a", "mr/deep/b"}
 
@@ -62,6 +64,16 @@ def test_values_other_configuration_or_overwrite(folder: Path, tmp_path: Path) -
     assert run(folder, out, configuration={"axis": 0})[0] == set()
     assert run(folder, out, configuration={"axis": 1})[0] == CASES
     assert run(folder, out, configuration={"axis": 1}, overwrite=True)[0] == CASES
+
+
+def test_values_other_label_values(folder: Path, tmp_path: Path) -> None:
+    """The same names can stand for other values: a target of the first table, or one that was added to it."""
+    out, network = tmp_path / "out", Bright()
+    run(folder, out, network)
+    network.modalities = {**MODALITIES, "mr": (AddedTarget("hippocampus_anterior", 9),)}
+    saving = {"postprocessing": postprocessing(output_dir=out, modalities=network.modalities)}
+    assert run(folder, out, network, **saving)[0] == CASES
+    assert run(folder, out, network, **saving)[0] == set()
 
 
 def test_values_other_input(folder: Path, volume: Any, tmp_path: Path) -> None:

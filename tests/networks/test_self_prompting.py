@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from esp_medsam_monai.modalities import extended_modalities
 from esp_medsam_monai.networks import ESPMedSAM, SAMTeacher, SelfPromptingNetwork
 
 MODALITIES = {"xray": ["lung"], "mr": ["hippocampus_anterior", "hippocampus_posterior"]}
@@ -59,6 +60,17 @@ def test_mixed_batch_is_one_by_one(net, images):
     for i, name in enumerate(names):
         for key, value in net(images(3)[i : i + 1], name, return_features=True).items():
             torch.testing.assert_close(mixed[key][i : i + 1, : value.shape[1]], value, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_mixed_batch_of_one_target_each_some_of_them_added(randomised, images):
+    """Added targets go through the decoder by themselves; here neither part of the batch is all of it."""
+    net = randomised(ESPMedSAM(extended_modalities({"xray": ["lung"], "us": ["lesion"]}, {"oct": ["fluid"]}), 64))
+    names = ["oct", "xray", "us", "oct"]
+    mixed = net(images(4), names)
+    assert mixed.shape == (4, 1, 64, 64)
+    for i, name in enumerate(names):
+        torch.testing.assert_close(mixed[i : i + 1], net(images(4)[i : i + 1], name), rtol=0, atol=1e-5)
 
 
 def test_names_that_others_rely_on(net):
