@@ -278,7 +278,7 @@ def test_info_without_weights(empty_bundle: Path, capsys: pytest.CaptureFixture[
     """And for a bundle with modalities of its own: nothing is claimed about its training."""
     config = empty_bundle / "configs" / "inference.yaml"
     text = config.read_text(encoding="utf-8")
-    entry = "modalities:\n  _target_: esp_medsam_monai.modalities.shipped_modalities\n"
+    entry = 'modalities:\n  _target_: esp_medsam_monai.modalities.extended_modalities\n  new: "@new_targets"\n'
     assert entry in text
     config.write_text(text.replace(entry, "modalities:\n  xray: [lung, heart]\n"), encoding="utf-8")
     assert main(["info", "--bundle", str(empty_bundle)]) == 0

@@ -295,16 +295,3 @@ def test_states_of_other_parts_are_kept_and_given_back(tmp_path: Path, caplog: p
     assert "last.pt holds nothing of new, which begins anew" in caplog.text
     with pytest.raises(ValueError, match="uses the name 'network' itself"):
         make(tmp_path, also={"network": Part(OneLayer(), {})})
-
-
-def test_shipped_weights_and_former_runs_are_never_overwritten(tmp_path: Path) -> None:
-    (tmp_path / "bundle" / "configs").mkdir(parents=True)
-    (tmp_path / "bundle" / "configs" / "metadata.json").write_text("{}")
-    with pytest.raises(ValueError, match="holds the weights of a bundle"):
-        make(tmp_path / "bundle" / "models").run()
-    make(tmp_path / "models", epochs=1).run()  # of no bundle
-    with pytest.raises(FileNotFoundError, match="nothing to resume from"):
-        make(tmp_path / "run", resume=True).run()
-    make(tmp_path / "run", epochs=1).run()
-    with pytest.raises(FileExistsError, match="holds a training already"):
-        make(tmp_path / "run").run()
