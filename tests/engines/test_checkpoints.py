@@ -214,9 +214,9 @@ def test_a_resume_with_another_batch_size_goes_on_after_the_same_epoch(
     again = make(tmp_path, epochs=4, resume=True, batch_size=batch_size)
     seen: list[tuple[int, int]] = []
     rates: list[float] = []
-    state, group = again.state, again.optimizer.param_groups[0]
+    state = again.state
     again.add_event_handler(Events.ITERATION_STARTED, lambda: seen.append((state.epoch, state.iteration)))
-    again.add_event_handler(Events.ITERATION_STARTED, lambda: rates.append(group["lr"]))
+    again.add_event_handler(Events.ITERATION_STARTED, lambda: rates.append(again.optimizer.param_groups[0]["lr"]))
     again.run()
     length = 8 // batch_size
     assert seen == [(i // length + 1, i + 1) for i in range(2 * length, 4 * length)]
