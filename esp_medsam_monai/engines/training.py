@@ -152,8 +152,7 @@ class TrainingStep:
                 )
         engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
         self._images += len(image)
-        if last:
-            self._step(engine, 1 if first else self._images)
+        if last and self._step(engine, 1 if first else self._images):
             engine.fire_event(IterationEvents.MODEL_COMPLETED)
         output[CommonKeys.LOSS] = loss.detach()
         if hasattr(engine.loss_function, "components"):
@@ -167,10 +166,10 @@ class TrainingStep:
         place = (state.iteration - 1) % state.epoch_length
         return place % self.accumulation == 0, (place + 1) % self.accumulation == 0 or place + 1 == state.epoch_length
 
-    def _step(self, engine: SupervisedTrainer, divisor: int) -> None:
-        """Change the weights by the gradients divided by a number."""
+    def _step(self, engine: SupervisedTrainer, divisor: int) -> bool:
+        """Change the weights by the gradients divided by a number; False when there are none."""
         if all(parameter.grad is None for parameter in engine.network.parameters()):
-            return  # images of modalities alone that have no part in what learns
+            return False  # images of modalities alone that have no part in what learns
         self._scaler.unscale_(engine.optimizer)
         if divisor > 1:
             for parameter in engine.network.parameters():
@@ -180,6 +179,7 @@ class TrainingStep:
             torch.nn.utils.clip_grad_norm_(engine.network.parameters(), self.max_grad_norm)
         self._scaler.step(engine.optimizer)
         self._scaler.update()
+        return True
 
 
 def _without_exchange(network: Any, wanted: bool) -> AbstractContextManager[None]:

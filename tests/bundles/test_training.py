@@ -15,23 +15,12 @@ import yaml
 from monai.bundle import ConfigWorkflow
 from PIL import Image
 
+from tests.bundles.small_run import make_pictures
+
 
 @pytest.fixture(scope="module")
 def datalist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four dermoscopy pictures with a dark disc and four X-rays with a bright one, in every section."""
-    folder = tmp_path_factory.mktemp("pictures")
-    rows, columns = np.mgrid[:48, :64]
-    entries = []
-    for i, modality in enumerate(["dermoscopy", "xray"] * 2):
-        disc = (rows - 20 - i) ** 2 + (columns - 30) ** 2 < 150
-        grey = np.where(disc, 30, 200) if modality == "dermoscopy" else np.where(disc, 220, 40)
-        picture = np.repeat(grey[..., None], 3, axis=2) if modality == "dermoscopy" else grey
-        Image.fromarray(picture.astype(np.uint8)).save(folder / f"{i}.png")
-        Image.fromarray(disc.astype(np.uint8) * 255).save(folder / f"{i}_seg.png")
-        entries.append({"image": f"{i}.png", "label": f"{i}_seg.png", "modality": modality, "domain": f"set{i % 2}"})
-    path = folder / "list.json"
-    path.write_text(json.dumps({"training": entries, "validation": entries[:2], "test": entries}))
-    return path
+    return make_pictures(tmp_path_factory.mktemp("pictures"))
 
 
 @pytest.fixture(scope="module")

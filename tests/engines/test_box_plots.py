@@ -11,23 +11,8 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from esp_medsam_monai.engines import CaseRow, write_box_plot, write_box_plots
-
-ROW = CaseRow(
-    case="c",
-    modality="mr",
-    domain="",
-    target="front",
-    dice=0.5,
-    reference=1,
-    predicted=1,
-    iou=0.5,
-    hd95=4.0,
-    hd95_penalized=4.0,
-    nsd=0.5,
-    unit="mm",
-    tolerance=1.0,
-)
+from esp_medsam_monai.engines import write_box_plot, write_box_plots
+from tests.engines.case_row import ROW
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from ignite.engine import Events
-from monai.engines import SupervisedTrainer
+from monai.engines import IterationEvents, SupervisedTrainer
 
 from esp_medsam_monai.checkpoints import StartingWeights
 from esp_medsam_monai.engines import FrozenCheck, TrainableParts, TrainingStep, prepare_batch, step_loss
@@ -139,6 +139,9 @@ def test_a_batch_without_a_part_in_what_learns_changes_nothing() -> None:
         iteration_update=TrainingStep(parts=parts),
         decollate=False,
     )
+    changed: list[int] = []
+    trainer.add_event_handler(IterationEvents.MODEL_COMPLETED, lambda: changed.append(1))
     trainer.run()
+    assert changed == []
     assert step_loss(trainer.state.output) > 0
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())

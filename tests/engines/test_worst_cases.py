@@ -12,22 +12,7 @@ from monai.data import MetaTensor
 from PIL import Image
 
 from esp_medsam_monai.engines import CaseRow, WorstCases
-
-ROW = CaseRow(
-    case="c",
-    modality="mr",
-    domain="d",
-    target="front",
-    dice=0.5,
-    reference=1,
-    predicted=1,
-    iou=0.5,
-    hd95=1.0,
-    hd95_penalized=1.0,
-    nsd=0.5,
-    unit="mm",
-    tolerance=1.0,
-)
+from tests.engines.case_row import ROW
 
 
 def masks(*shape: int) -> tuple[MetaTensor, torch.Tensor, torch.Tensor]:
