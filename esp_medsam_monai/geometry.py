@@ -200,7 +200,9 @@ def resize(x: torch.Tensor, size: Sequence[int], mode: str = "bilinear") -> torc
     """
     if tuple(x.shape[-2:]) == tuple(size):
         return x
-    return F.interpolate(x, tuple(size), mode=mode, antialias=mode == "bilinear")
+    # Where nothing shrinks it changes nothing but the time, which it doubles.
+    shrinks = any(new < old for new, old in zip(size, x.shape[-2:], strict=True))
+    return F.interpolate(x, tuple(size), mode=mode, antialias=mode == "bilinear" and shrinks)
 
 
 def _orientation(matrix: np.ndarray) -> list[tuple[int, int]]:

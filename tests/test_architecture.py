@@ -17,7 +17,7 @@ PACKAGE = "esp_medsam_monai"
 LONGEST_FILE = 300  # lines; a file is one idea
 
 LEAVES = {"errors", "hashing", "modalities", "geometry"}
-BELOW_ENGINES = {*LEAVES, "bundle", "networks", "checkpoints", "losses", "inferers", "io", "transforms"}
+BELOW_ENGINES = {*LEAVES, "bundle", "networks", "checkpoints", "losses", "runtimes", "inferers", "io", "transforms"}
 MAY_IMPORT = {  # docs/design.md, "Imports run one way"
     "errors": set(),
     "hashing": set(),
@@ -27,7 +27,8 @@ MAY_IMPORT = {  # docs/design.md, "Imports run one way"
     "bundle": {"hashing"},
     "checkpoints": {"bundle", "networks", "modalities", "hashing"},
     "losses": {"networks", "modalities", "geometry"},
-    "inferers": {"errors", "networks", "modalities", "geometry"},
+    "runtimes": {"networks", "modalities", "hashing"},
+    "inferers": {"errors", "runtimes", "networks", "modalities", "geometry"},
     "io": LEAVES,
     "transforms": {*LEAVES, "io"},
     "engines": BELOW_ENGINES,

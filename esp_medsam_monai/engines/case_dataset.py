@@ -27,7 +27,8 @@ _LOGGER = logging.getLogger(__name__)
 class CaseDataset(Dataset):
     """Items ``{"image", "case", "input", "seconds", "stamp"}`` of the cases found in a folder.
 
-    By ``stamp`` one can tell later whether the files are still those that were read.
+    By ``stamp`` one can tell later whether the files are still those that were read; ``seconds`` is ``{"read",
+    "prepare"}``: the first step of the transform, and the others.
     A case that cannot be loaded gives ``{"case", "input", "modality", "modality_source", "warnings", "failure",
     "traceback"}``, all text, instead of an exception that would end the loader; :class:`FolderEvaluator` reports it.
     A case in :attr:`finished` is not loaded: ``{"case", "input", "finished"}``.
@@ -75,7 +76,9 @@ class CaseDataset(Dataset):
         started = time.perf_counter()
         try:
             stamp = stamp_of_files(case.files)
-            item = super()._transform(index)
+            item = self.transform(self.data[index], end=1)  # the first step of a chain loads
+            loaded = time.perf_counter()
+            item = self.transform(item, start=1)
         except Exception as error:  # whatever a foreign file provokes
             return {
                 **known,
@@ -84,6 +87,7 @@ class CaseDataset(Dataset):
                 "failure": reason_of(error),
                 "traceback": traceback.format_exc(),
             }
+        seconds = {"read": loaded - started, "prepare": time.perf_counter() - loaded}
         image = item["image"]
         image.meta.update(known)
         # Always there, so that the metadata of any two images collate.
@@ -92,7 +96,7 @@ class CaseDataset(Dataset):
             image.meta["modality_source"] = case.modality_source
         if case.kind == "dicom" and (body_part := examined_body_part(case.paths[0])):
             image.meta["body_part"] = body_part
-        return {**known, "image": image, "stamp": stamp, "seconds": time.perf_counter() - started}
+        return {**known, "image": image, "stamp": stamp, "seconds": seconds}
 
 
 def _search(

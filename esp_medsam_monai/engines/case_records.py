@@ -5,18 +5,23 @@ from __future__ import annotations
 import logging
 import sys
 import time
+import traceback
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from monai.data import MetaTensor
-from monai.utils import MetaKeys
+from monai.transforms import Transform
+from monai.utils import CommonKeys, MetaKeys
 from tqdm import tqdm
 
 from esp_medsam_monai.hashing import sha256_of_files, stamp_of_files
 from esp_medsam_monai.io import Case, RunReport, atomic_path
 from esp_medsam_monai.io.backups import drop_equal_backups, keep_backup
+from esp_medsam_monai.io.stage_times import STAGES
 
+from .case_outcome import CaseOutcome
 from .case_results import CaseResults
 from .ranks import world_size
 from .reasons import one_line, reason_of
@@ -43,7 +48,6 @@ class CaseRecords:
         self.folder: Path = results.output_dir
         self.total = total
         self.overwrite = overwrite
-        self._case: Case | None = None
         self._mask: Path | None = None
         self._kept: Path | None = None
         # A bar on a terminal, a line a case in a log, or where several ranks would draw over each other's bars.
@@ -79,20 +83,39 @@ class CaseRecords:
             return False
         return True
 
-    def begin(self, case: Case) -> None:
-        """Work on a case begins."""
-        self._case, self._mask, self._kept = case, None, None
+    def show(self, case: Case) -> None:
+        """Show that the network works on a case."""
         self.bar.set_postfix_str(one_line(case.name))
 
-    def keep_other_mask(self) -> None:
+    def write(self, outcome: CaseOutcome, postprocessing: Transform | None) -> None:
+        """Write all that a case leaves, whatever became of it; one case never costs the others.
+
+        May be called in another thread than the other methods, for one case at a time.
+
+        Args:
+            outcome: what became of it.
+            postprocessing: saves the mask under ``pred`` and notes ``saved_to`` in its metadata.
+        """
+        self._mask = self._kept = None
+        if outcome.reason is not None:
+            self._failed(outcome, outcome.reason, outcome.trace)
+            return
+        try:
+            started = time.perf_counter()
+            self._keep_other_mask(outcome.case)
+            data = outcome.data if postprocessing is None else postprocessing(outcome.data)
+            self._done(outcome, data, started)
+        except Exception as error:
+            self._failed(outcome, reason_of(error), traceback.format_exc())
+
+    def _keep_other_mask(self, case: Case) -> None:
         """Keep the file that the mask at hand would replace, unless it is one that a run left there just so.
 
         It may be a mask that somebody corrected, or drew.
         """
-        assert self._case is not None
-        name = f"{self._case.name}_seg{'.png' if self._case.kind == 'picture' else '.nii.gz'}"
+        name = f"{case.name}_seg{'.png' if case.kind == 'picture' else '.nii.gz'}"
         self._mask = self.folder / name
-        row = self.report.known(self._case.name) or {}
+        row = self.report.known(case.name) or {}
         if row.get("output") == name and is_as_left(row, self._mask):
             return
         if read_labels(self._mask) is not None:  # half a mask is of no use to anybody
@@ -105,52 +128,43 @@ class CaseRecords:
         self.report.skip(row)
         self.bar.update()
 
-    def done(
-        self,
-        case: Case,
-        image: MetaTensor,
-        mask: MetaTensor,
-        targets: dict[str, int],
-        facts: dict[str, Any],
-        stamp: str,
-        started: float,
-        notes: list[str],
-    ) -> None:
+    def _done(self, outcome: CaseOutcome, data: Mapping[str, Any], started: float) -> None:
         """Write what belongs to a mask that has been saved, and the row.
 
         Args:
-            case: the case.
-            image: see :meth:`CaseResults.write`.
-            mask: see :meth:`CaseResults.write`.
-            targets: see :meth:`CaseResults.write`.
-            facts: ``modality`` and ``modality_source``.
-            stamp: :func:`~esp_medsam_monai.hashing.stamp_of_files` of the case's files when they were read.
-            started: when the case began, ``time.perf_counter()``.
-            notes: further warnings.
+            outcome: what became of the case.
+            data: ``image`` and ``pred`` after postprocessing.
+            started: when writing began, ``time.perf_counter()``.
         """
+        case, facts = outcome.case, outcome.facts
+        mask: MetaTensor = data[CommonKeys.PRED]
         provenance = {"input": case.input, **facts}
         provenance |= {key: self.report.run[key] for key in ("weights_sha256", "configuration_sha256")}
         sources = case.paths if case.kind == "dicom" else ()
         saved = Path(str(mask.meta[MetaKeys.SAVED_TO]))
         drop_equal_backups(saved)  # a run that was killed left this very mask, or the report was lost
-        notes = [*notes, *self._kept_sentences()]
-        row = self.results.write(case.name, image, mask, sources, targets, provenance, notes)
+        notes = [*outcome.notes, *self._kept_sentences()]
+        image = data[CommonKeys.IMAGE]
+        row = self.results.write(case.name, image, mask, sources, outcome.targets, provenance, notes)
         # Of files that have changed since they were read, the hash would be that of another image.
-        unchanged = stamp == stamp_of_files(case.files)
-        row |= {"error": None, "input_sha256": sha256_of_files(case.files) if unchanged else None, "input_stamp": stamp}
-        row["output_stamp"] = stamp_of_files([saved])
+        unchanged = outcome.stamp == stamp_of_files(case.files)
+        row |= {"error": None, "input_sha256": sha256_of_files(case.files) if unchanged else None}
+        row |= {"input_stamp": outcome.stamp, "output_stamp": stamp_of_files([saved])}
         with suppress(OSError):
             self._error_file(case).unlink(missing_ok=True)
-        seconds = time.perf_counter() - started
+        stages = {**outcome.seconds, "write": time.perf_counter() - started}
+        row["seconds_by_stage"] = {stage: round(stages[stage], 3) for stage in STAGES}
+        seconds = sum(stages.values())
         self._add(case, "done", seconds=seconds, **facts, **row)
         if self.bar.disable:
             _LOGGER.info("%s: done in %.1f s (%d of %d)", one_line(case.name), seconds, self.report.size, self.total)
 
-    def failed(self, case: Case, reason: str, trace: str, facts: dict[str, Any]) -> None:
+    def _failed(self, outcome: CaseOutcome, reason: str, trace: str) -> None:
         """Write the error file and the row.
 
         An older mask would pass for the result of this run, so it gets another name; what belongs to it goes.
         """
+        case = outcome.case
         _LOGGER.error("%s: %s", one_line(case.name), reason)
         for entry, path in files_of_row(self.report.known(case.name) or {}, self.folder):
             with suppress(OSError):  # the folder may be closed, the file somebody else's
@@ -168,7 +182,7 @@ class CaseRecords:
                 temporary.write_text(f"{case.input}\n{reason}\n\n{trace}", encoding="utf-8", errors="backslashreplace")
         except OSError:  # the reason may be that nothing can be written
             error = None
-        self._add(case, "failed", reason=reason, error=error, warnings=self._kept_sentences(), **facts)
+        self._add(case, "failed", reason=reason, error=error, warnings=self._kept_sentences(), **outcome.facts)
 
     def note(self, sentence: str | None) -> None:
         """Note something about the whole run, in report and log."""

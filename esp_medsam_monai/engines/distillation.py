@@ -79,14 +79,20 @@ class DistillationTargets:
         missing = [row for row, embedding in enumerate(found) if embedding is None]
         self.hits += len(found) - len(missing)
         self.misses += len(missing)
-        rows = [None if embedding is None else torch.from_numpy(embedding).to(image.device) for embedding in found]
-        if missing:
-            computed = self.teacher(image[missing], [modality[row] for row in missing])
-            for row, embedding in zip(missing, computed, strict=True):
-                rows[row] = embedding.to(image.device)
-                if self.cache:
-                    self.cache.put(keys[row], embedding.cpu().numpy())
-        return torch.stack([row for row in rows if row is not None])
+        kept = [torch.from_numpy(embedding) for embedding in found if embedding is not None]
+        if not missing:
+            return _moved(torch.stack(kept), image.device)
+        computed = self.teacher(image[missing] if kept else image, [modality[row] for row in missing])
+        if self.cache:
+            for row, embedding in zip(missing, computed.cpu().numpy(), strict=True):
+                self.cache.put(keys[row], embedding)
+        computed = computed.to(image.device)
+        if not kept:
+            return computed
+        rows = dict(zip(missing, computed, strict=True))
+        there = [row for row in range(len(found)) if row not in rows]
+        rows.update(zip(there, _moved(torch.stack(kept), image.device), strict=True))
+        return torch.stack([rows[row] for row in range(len(found))])
 
     def __call__(
         self,
@@ -110,3 +116,10 @@ class DistillationTargets:
         names = list(batch["modality"])
         image = batch[CommonKeys.IMAGE].to(device=device, non_blocking=non_blocking, **kwargs)
         return image, self.embed(image, names, batch["key"]).float(), (names,), {"embed_only": True}
+
+
+def _moved(embeddings: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host on a device, without waiting for what a GPU still has to do."""
+    if device.type != "cuda":
+        return embeddings.to(device)
+    return embeddings.pin_memory().to(device, non_blocking=True)

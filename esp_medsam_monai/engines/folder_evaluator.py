@@ -6,31 +6,35 @@ import logging
 import os
 import sys
 import time
-import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn as nn
 from ignite.engine import Events
-from monai.data import DataLoader
+from monai.data import DataLoader, MetaTensor
 from monai.engines import SupervisedEvaluator
-from monai.engines.utils import IterationEvents
 from monai.transforms import Transform
 from monai.utils import CommonKeys, str2bool
 
 from esp_medsam_monai import __version__
 from esp_medsam_monai.inferers import SliceBatchInferer
-from esp_medsam_monai.io import Case, RunReport, claim, remove_partials, write_report_page, write_report_table
+from esp_medsam_monai.io import Case, RunReport, claim, remove_partials
 
 from .case_dataset import CaseDataset
+from .case_outcome import outcome_of
 from .case_records import CaseRecords
 from .case_results import CaseResults
+from .case_size import is_small
+from .case_writer import CaseWriter
 from .exit_status import ALL_DONE, BROKEN, NOTHING_FOUND, end_of_ranks, status_of
 from .interruption import INTERRUPTED, Interruption
 from .ranks import barrier, from_main_rank, is_main_rank, world_size
+from .read_ahead import WORKER_ENDED, ReadAhead
 from .reasons import one_line, reason_of
+from .run_reports import summary, write_reports
 
 __all__ = ["FolderEvaluator"]
 
@@ -44,6 +48,11 @@ class FolderEvaluator(SupervisedEvaluator):
     earlier run has done with the same weights, settings and input is left as it is. Runs that share a folder divide
     the cases between them. Images stay on the CPU; the inferer sends its batches of slices to the network.
 
+    While the network works on a case, one thread reads the next one and another writes the last one, all in their
+    order. Cases of more than ``OVERLAP_BYTES`` (:mod:`~esp_medsam_monai.engines.case_size`) are not read ahead and are
+    written before the next is looked at, so that at most one large volume is in memory. Handlers see a case without its
+    postprocessing, which belongs to writing.
+
     So do the ranks of a distributed run: each begins with its own share, then takes what nobody has begun. The main one
     writes the report of all, and all end with the same status. Where one dies, the report has what was done.
 
@@ -53,7 +62,8 @@ class FolderEvaluator(SupervisedEvaluator):
         network: see :class:`SliceBatchInferer`.
         inferer: gives the label values; its ``axis`` counts for previews too.
         output_dir: folder for masks, previews and ``report.json``; made when missing.
-        postprocessing: saves the mask under ``pred`` and notes ``saved_to`` in its metadata.
+        postprocessing: saves the mask under ``pred`` and notes ``saved_to`` in its metadata; called in the thread
+            that writes.
         val_handlers: handlers, for instance :class:`WeightsLoader`.
         preview: write ``<case>_preview.png`` beside each mask.
         dicom_seg: write a DICOM SEG for DICOM input, if the packages for it are installed.
@@ -87,11 +97,12 @@ class FolderEvaluator(SupervisedEvaluator):
             val_data_loader,
             network,
             inferer=inferer,
-            postprocessing=postprocessing,
             val_handlers=val_handlers,
             prepare_batch=_image_on_cpu,
+            decollate=False,
             **kwargs,
         )
+        self.data_loader = self._reader = ReadAhead(val_data_loader, self._may_wait)
         self.cases: CaseDataset = val_data_loader.dataset  # type: ignore[assignment]
         self.slices: SliceBatchInferer = inferer
         self.output_dir = None if output_dir is None else Path(output_dir)
@@ -104,15 +115,14 @@ class FolderEvaluator(SupervisedEvaluator):
         self.report: RunReport | None = None
         self.exit_status = ALL_DONE
         self._interruption = Interruption()
+        self._writer = CaseWriter(self._interruption, postprocessing)
+        self._began = 0.0
         self._has_begun = False
         self._have_met = False
         self._reads_ahead = val_data_loader.num_workers > 0
         # After the handlers, one of which loads the weights.
         self.add_event_handler(Events.STARTED, self._begin)
         self.add_event_handler(Events.GET_BATCH_STARTED, self._interruption.leave_workers_to_loader)
-        # A signal that comes while results are being written waits for them.
-        self.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._interruption.hold)
-        self.add_event_handler(IterationEvents.FORWARD_COMPLETED, lambda: self.records.keep_other_mask())
 
     def run(self, global_epoch: int = 1) -> None:  # type: ignore[override]
         """Process all cases. What went wrong is in the report and in the log; :meth:`finish` gives the exit status."""
@@ -139,11 +149,7 @@ class FolderEvaluator(SupervisedEvaluator):
                 the run could not be carried out.
         """
         if is_main_rank() and self.report is not None and self.report.cases:
-            done, skipped, failed = (self.report.count(status) for status in ("done", "skipped", "failed"))
-            _LOGGER.info(
-                "%d cases done, %d done before, %d failed; see %s",
-                *(done, skipped, failed, self.report.path.with_suffix(".html")),
-            )
+            _LOGGER.info(summary(self.report))
         if self._have_met:
             # The first rank to end with a status other than 0 makes torchrun end the others.
             with self._interruption:
@@ -176,27 +182,12 @@ class FolderEvaluator(SupervisedEvaluator):
                 self._interruption.hold()
                 self.records.bar.close()
                 if is_main_rank():
-                    self._write_reports(report)
+                    write_reports(report, self.exit_status)
 
     def _run_cases(self, global_epoch: int) -> None:
         report = self.records.report
         try:
-            self._has_begun = False
-            try:
-                super().run(global_epoch)
-            except (RuntimeError, OSError, EOFError) as error:
-                if not (self._has_begun and self._reads_ahead):
-                    raise
-                self.records.note(
-                    "a process that reads ahead was ended from outside, as a rule for want of memory; the remaining "
-                    f"cases were read one by one. Use fewer --num_workers. ({one_line(str(error))})"
-                )
-            if world_size() > 1:
-                # From the end, for the others work towards it.
-                for index in reversed(range(len(self.cases))):
-                    self._take_turn(index, wait=0.0)
-            for index in range(len(self.cases)):
-                self._take_turn(index)
+            self._go_through(global_epoch)
         except KeyboardInterrupt:
             self.exit_status = INTERRUPTED
             _LOGGER.error("interrupted after %d of %d cases", report.size, len(self.cases))
@@ -208,6 +199,33 @@ class FolderEvaluator(SupervisedEvaluator):
             _LOGGER.error(one_line(str(error)))
         else:
             self.exit_status = status_of(report)
+
+    def _go_through(self, global_epoch: int) -> None:
+        """All cases, until the last one is written; after an interruption, until the one at hand is."""
+        self._has_begun = False
+        try:
+            try:
+                super().run(global_epoch)
+            except (RuntimeError, OSError, EOFError) as error:
+                if not (self._has_begun and self._reads_ahead):
+                    raise
+                self.records.note(f"{WORKER_ENDED} ({one_line(str(error))})")
+            # A case that is being written has no row yet, and would look as if nobody had begun it.
+            self._writer.wait()
+            if world_size() > 1:
+                # From the end, for the others work towards it.
+                for index in reversed(range(len(self.cases))):
+                    self._take_turn(index, wait=0.0)
+                self._writer.wait()
+            for index in range(len(self.cases)):
+                self._take_turn(index)
+            self._writer.wait()
+        finally:
+            self._interruption.hold()
+            self._writer.close()
+            self._reader.close()
+            if self._has_begun:
+                self.records.report.run["seconds"] = round(time.perf_counter() - self._began, 3)
 
     def _meet(self, report: RunReport) -> None:
         """Let all ranks know what each has done, and how it went."""
@@ -223,17 +241,6 @@ class FolderEvaluator(SupervisedEvaluator):
         else:
             self._have_met = True
 
-    def _write_reports(self, report: RunReport) -> None:
-        """All three; ``report.json`` must be written, the others are made of it."""
-        content = report.finish(self.exit_status)
-        for write, name in ((write_report_table, "report.csv"), (write_report_page, "report.html")):
-            path = report.path.with_name(name)
-            try:
-                write(path, content)
-            except Exception as error:  # a table that somebody has open, for instance
-                _LOGGER.error("%s was not written: %s", path, reason_of(error))
-                _LOGGER.debug(name, exc_info=True)
-
     def _begin(self) -> None:
         """Note the weights, and leave out what is done."""
         if (path := getattr(self.state, "weights", None)) is not None:
@@ -242,58 +249,52 @@ class FolderEvaluator(SupervisedEvaluator):
         if self.cases.finished:
             _LOGGER.info("%d of %d cases are done already", len(self.cases.finished), len(self.cases))
         self._has_begun = True
+        self._began = time.perf_counter()
+
+    def _may_wait(self, index: int) -> bool:
+        """Whether a case may be read before its turn."""
+        case = self.cases.cases[index]
+        return case.name in self.cases.finished or is_small(case)
 
     def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> dict:
-        case = self.cases.cases[self.cases.index[batchdata["case"][0]]]
+        case = self.cases.cases[self.cases.index[batchdata["case"]]]
         if "finished" in batchdata:
             self.records.skipped(case)
             return {}
-        with claim(self.records.folder, case.name) as ours:
-            if not ours:
-                return {}  # its turn comes when the other run is done with it
-            if not self.records.take_over(case):
-                self._process(engine, case, batchdata)
+        # If it is not ours, its turn comes when the other run is done with it.
+        self._if_ours(engine, case, lambda: batchdata)
         return {}
 
     def _take_turn(self, index: int, wait: float = -1) -> None:
         """A case that was passed over: take over the result of the run that was busy with it, or do it."""
         case = self.cases.cases[index]
-        if self.records.report.has(case.name):
-            return
-        with claim(self.records.folder, case.name, wait) as ours:
-            if ours and not self.records.take_over(case):
-                self.cases.finished.discard(case.name)
-                self._process(self, case, next(iter(DataLoader(self.cases, sampler=[index]))))
+        if not self.records.report.has(case.name):
+            self.cases.finished.discard(case.name)
+            self._if_ours(self, case, lambda: self.cases[index], wait)
 
-    def _process(self, engine: Any, case: Case, batchdata: dict[str, Any]) -> None:
-        """Segment and save one case; nothing of it outlives it."""
-        self.records.begin(case)
-        failed = "failure" in batchdata
-        source: Any = batchdata if failed else batchdata[CommonKeys.IMAGE][0].meta
-        facts = {key: source.get(key) for key in ("modality", "modality_source")}
-        if failed:
-            facts = {key: value[0] or None for key, value in facts.items()}
+    def _if_ours(self, engine: Any, case: Case, item: Callable[[], dict[str, Any]], wait: float = 0.0) -> None:
+        """Do a case that no other run has claimed, or done since we began."""
+        with ExitStack() as held:
+            if held.enter_context(claim(self.records.folder, case.name, wait)) and not self.records.take_over(case):
+                self._process(engine, case, item(), held)
+
+    def _process(self, engine: Any, case: Case, item: dict[str, Any], held: ExitStack) -> None:
+        """Segment a case and have it written; what is held for it goes to the writer."""
+        self.records.show(case)
+        outcome = outcome_of(case, item, lambda: self._segment(engine, item), self.slices)
+        self._writer.start(self.records, outcome, held)
+
+    def _segment(self, engine: Any, item: dict[str, Any]) -> tuple[MetaTensor, dict[str, int]]:
+        """Mask and targets of a case; nothing of it stays in the engine."""
+        engine.state.batch = item  # ignite does that for its own loop alone
         try:
-            if failed:
-                self._interruption.hold()
-                self.records.failed(case, batchdata["failure"][0], batchdata["traceback"][0], facts)
-                return
-            started = time.perf_counter() - float(batchdata["seconds"][0])
-            engine.state.batch = batchdata  # ignite does that for its own loop alone
-            try:
-                super()._iteration(engine, batchdata)
-                image, mask = engine.state.batch[0][CommonKeys.IMAGE], engine.state.output[0][CommonKeys.PRED]
-                targets = self.slices.targets(self.network, facts["modality"])
-                stamp = batchdata["stamp"][0]
-                self.records.done(case, image, mask, targets, facts, stamp, started, self.slices.notes)
-            except Exception as error:  # one case never costs the others
-                self._interruption.hold()
-                self.records.failed(case, reason_of(error), traceback.format_exc(), facts)
+            super()._iteration(engine, item)
+            targets = self.slices.targets(self.network, item[CommonKeys.IMAGE].meta.get("modality"))
+            return engine.state.output[CommonKeys.PRED][0], targets
         finally:
             engine.state.batch = engine.state.output = None
-            self._interruption.release()
 
 
 def _image_on_cpu(batch: Mapping[str, Any], *args: Any, **kwargs: Any) -> tuple[torch.Tensor, None]:
-    """MONAI's ``prepare_batch``, without sending the whole volume to the device."""
-    return batch[CommonKeys.IMAGE], None
+    """MONAI's ``prepare_batch``: one case as a batch, without sending the whole volume to the device."""
+    return batch[CommonKeys.IMAGE][None], None

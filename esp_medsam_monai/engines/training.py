@@ -12,6 +12,7 @@ from monai.data import MetaTensor
 from monai.engines import IterationEvents, SupervisedTrainer
 from monai.utils import CommonKeys
 
+from esp_medsam_monai.engines.host_numbers import HostNumbers
 from esp_medsam_monai.engines.trainable_parts import TrainableParts
 
 __all__ = ["TrainingStep", "prepare_batch", "step_loss"]
@@ -48,7 +49,8 @@ class TrainingStep:
 
     MONAI's own step gives the loss one tensor and no modality, and autocasts on CUDA alone; this one calls
     ``network(image, modality, **forward_options)`` through the trainer's inferer, then
-    ``loss_function(features, label, modality)``, and works on any device.
+    ``loss_function(features, label, modality)``, and works on any device. A loss with a method ``components`` takes
+    ``return_components=True`` too, and then returns ``(loss, {name: part})``, as :class:`ESPMedSAMLoss` does.
 
     With ``accumulation`` the weights change once in so many batches, by the mean gradient of all their images, as one
     large batch would have it (batch norms see each batch alone). A group never crosses the end of an epoch: the last
@@ -105,9 +107,9 @@ class TrainingStep:
 
         Returns:
             one dictionary: ``image``, ``label``, ``pred`` (dictionary of features), ``loss`` and, of a loss that tells
-            its ``components``, ``loss_parts`` ``{name: scalar}``. In a list, as MONAI's trainers give what they have
-            decollated: handlers look there by ``from_engine(["loss"], first=True)``, the one of ``--tracking mlflow``
-            too.
+            its ``components``, ``loss_parts`` ``{name: scalar}``; these numbers lie on the CPU. In a list, as MONAI's
+            trainers give what they have decollated: handlers look there by ``from_engine(["loss"], first=True)``, the
+            one of ``--tracking mlflow`` too.
 
         Raises:
             FloatingPointError: when the loss is not finite; the weights are still those of the step before.
@@ -120,6 +122,8 @@ class TrainingStep:
             state = np.random.SeedSequence([self.seed % 2**32, engine.state.iteration]).generate_state(1)
             torch.manual_seed(int(state[0]))
         image, label, names, kwargs = engine.prepare_batch(batchdata, device, engine.non_blocking, **engine.to_kwargs)
+        if image.ndim == 4:  # as our networks' blocks have it inside: one order from the first layer on
+            image = image.contiguous(memory_format=torch.channels_last)
         first, last = self._place(engine)
         engine.network.train()
         if self.parts is not None:
@@ -135,13 +139,12 @@ class TrainingStep:
                 )
             engine.fire_event(IterationEvents.FORWARD_COMPLETED)
             features = {key: value.float() for key, value in output[CommonKeys.PRED].items()}
-            loss = engine.loss_function(features, label, *names) + _touched(engine.network, features)
+            loss, parts = _loss_and_parts(engine.loss_function, features, label, *names)
+            loss = loss + _touched(engine.network, features)
+            numbers = HostNumbers([loss, *parts.values()])
             engine.fire_event(IterationEvents.LOSS_COMPLETED)
-            if not torch.isfinite(loss):
-                raise FloatingPointError(
-                    f"the loss is {loss.item()} in iteration {engine.state.iteration}; a smaller learning rate helps "
-                    "most often, then precision fp32. Start again with --resume true."
-                )
+            if hasattr(engine.network, "no_sync"):  # other ranks must not get, and use, gradients that are not finite
+                _check_finite(numbers.get()[0], engine)
             if loss.requires_grad:
                 # The sum over a group's images, to be divided by their number; a lone batch already is the mean.
                 self._scaler.scale(loss if first and last else loss * len(image)).backward()
@@ -151,13 +154,13 @@ class TrainingStep:
                     "ranks give a datalist of those modalities alone that --trainable is about."
                 )
         engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
+        output[CommonKeys.LOSS], *values = numbers.get()
+        _check_finite(output[CommonKeys.LOSS], engine)
+        if parts:
+            output["loss_parts"] = dict(zip(parts, values, strict=True))
         self._images += len(image)
         if last and self._step(engine, 1 if first else self._images):
             engine.fire_event(IterationEvents.MODEL_COMPLETED)
-        output[CommonKeys.LOSS] = loss.detach()
-        if hasattr(engine.loss_function, "components"):
-            with torch.no_grad():
-                output["loss_parts"] = engine.loss_function.components(features, label, *names)
         return [output]
 
     def _place(self, engine: SupervisedTrainer) -> tuple[bool, bool]:
@@ -185,6 +188,23 @@ class TrainingStep:
 def _without_exchange(network: Any, wanted: bool) -> AbstractContextManager[None]:
     """Ranks need not exchange the gradients of a batch after which the weights stay as they are."""
     return network.no_sync() if wanted and hasattr(network, "no_sync") else nullcontext()
+
+
+def _loss_and_parts(loss_function: Any, *args: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """The loss, and its parts where it tells them."""
+    return (
+        loss_function(*args, return_components=True)
+        if hasattr(loss_function, "components")
+        else (loss_function(*args), {})
+    )
+
+
+def _check_finite(loss: torch.Tensor, engine: SupervisedTrainer) -> None:
+    if not torch.isfinite(loss):
+        raise FloatingPointError(
+            f"the loss is {loss.item()} in iteration {engine.state.iteration}; a smaller learning rate helps most "
+            "often, then precision fp32. Start again with --resume true."
+        )
 
 
 def _touched(network: Any, features: Mapping[str, torch.Tensor]) -> torch.Tensor | int:

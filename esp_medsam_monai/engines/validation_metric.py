@@ -12,7 +12,7 @@ from monai.utils import CommonKeys
 
 from esp_medsam_monai.engines.dice_table import DiceRow, dice_rows, summarize
 from esp_medsam_monai.engines.ranks import gather_objects
-from esp_medsam_monai.inferers.slice_batch import decide
+from esp_medsam_monai.inferers.decision import decide
 from esp_medsam_monai.losses import labelled_targets
 from esp_medsam_monai.modalities import label_values
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,9 +20,13 @@ from esp_medsam_monai.modalities import image_side
 from esp_medsam_monai.modalities import label_values as label_table
 from esp_medsam_monai.networks.self_prompting import ABSENT_LOGIT
 
+from .batch_size import slices_at_a_time
+from .decision import decide
 from .memory import is_out_of_memory, release_memory
+from .network_clock import NetworkClock
+from .runtime_switch import RuntimeSwitch
 
-__all__ = ["SliceBatchInferer", "decide"]
+__all__ = ["SliceBatchInferer"]
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -41,7 +46,8 @@ class SliceBatchInferer(Inferer):
 
     Args:
         image_size: side of the network's square in pixels; None takes ``network.img_size``.
-        batch_size: slices per forward pass, at most; the labels do not depend on it.
+        batch_size: slices per forward pass, at most; the labels do not depend on it. None: as suits the device, see
+            :func:`~esp_medsam_monai.inferers.batch_size.slices_at_a_time`.
         axis: axis that a volume is cut along: 0 to 2 or ``"sagittal"``, ``"coronal"``, ``"axial"``; None for the order
             of rules of :func:`esp_medsam_monai.geometry.slice_axis`.
         slice_transform: what the network wants on top of 0..255, ``(S, 1 | 3, h, w)`` -> ``(S, 3, h, w)``, for instance
@@ -52,6 +58,10 @@ class SliceBatchInferer(Inferer):
         progress: show a bar over the slices of a volume.
         cpu_fallback: go on with the CPU when a single slice does not fit into the device's memory.
         image_sizes: ``{modality: side}`` of modalities that are seen larger than ``image_size``.
+        runtime: what computes the network: ``auto`` or a name of :data:`~esp_medsam_monai.runtimes.RUNTIMES`; None
+            calls the network as it is, as training does.
+        precision: number format of the runtime, ``auto`` or one of :data:`~esp_medsam_monai.runtimes.PRECISIONS`.
+        bundle_root: the bundle, whose ``models/int8`` holds the quantised models that ``int8`` takes.
 
     Attributes:
         notes: sentences on what the last call had to do about memory, empty as a rule.
@@ -63,7 +73,7 @@ class SliceBatchInferer(Inferer):
     def __init__(
         self,
         image_size: int | None = None,
-        batch_size: int = 8,
+        batch_size: int | None = None,
         axis: int | str | None = None,
         slice_transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
         label_values: Mapping[str, Mapping[str, int]] | None = None,
@@ -71,9 +81,12 @@ class SliceBatchInferer(Inferer):
         progress: bool = False,
         cpu_fallback: bool = False,
         image_sizes: Mapping[str, int] | None = None,
+        runtime: str | None = None,
+        precision: str = "auto",
+        bundle_root: str | os.PathLike[str] | None = None,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
+        if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size should be at least 1, got {batch_size}.")
         check_axis(axis)
         for modality, values in (label_values or {}).items():
@@ -89,6 +102,18 @@ class SliceBatchInferer(Inferer):
         self.progress = progress
         self.cpu_fallback = str2bool(cpu_fallback)
         self.notes: list[str] = []
+        self._clock = NetworkClock()
+        self._switch = RuntimeSwitch(runtime, precision, bundle_root)
+
+    @property
+    def network_seconds(self) -> float:
+        """Time of the last call's forward passes, without what is done to slices around them."""
+        return self._clock.seconds
+
+    @property
+    def runtime(self) -> str | None:
+        """Runtime and precision of the last call, for instance ``openvino fp32``; None for the network as it is."""
+        return self._switch.description
 
     @torch.no_grad()
     def __call__(
@@ -118,12 +143,14 @@ class SliceBatchInferer(Inferer):
         """
         if inputs.ndim not in (4, 5) or inputs.shape[1] not in (1, 3):
             raise ValueError(f"inputs should be (B, 1 or 3, X, Y[, Z]), got {tuple(inputs.shape)}.")
-        self.notes = []
+        self.notes, self._clock = [], NetworkClock()
         names = self._modalities(inputs, modality)
         spatial = tuple(inputs.shape[2:])
         channels = max(len(self.targets(network, name)) for name in names) if self.return_logits else 1
         dtype = torch.float32 if self.return_logits else torch.uint8
-        result = torch.full((len(inputs), channels, *spatial), ABSENT_LOGIT if self.return_logits else 0, dtype=dtype)
+        # In the order in which the image lies in memory: across the orders, copying takes several times as long.
+        like = inputs.as_subclass(torch.Tensor)[:, :1].expand(-1, channels, *spatial)
+        result = torch.full_like(like, ABSENT_LOGIT if self.return_logits else 0, dtype=dtype, device="cpu")
         for index, name in enumerate(names):
             image = inputs[index]
             meta = image.meta if isinstance(image, MetaTensor) else {}
@@ -147,12 +174,13 @@ class SliceBatchInferer(Inferer):
     ) -> torch.Tensor:
         """Labels or logits of all slices of an image ``(C, *spatial)``, in as large batches as memory allows."""
         home = _device(network, image)
+        suitable = self.batch_size or slices_at_a_time(home, self._side(network, modality))
         stack: torch.Tensor | None = None
         start = 0
         bar = tqdm(total=count, desc="slices", leave=False, disable=None if self.progress and count > 1 else True)
         try:
             while start < count:
-                slices = plan.to_slices(image, start, start + self.batch_size)
+                slices = plan.to_slices(image, start, start + (self.batch_size or suitable))
                 part: torch.Tensor | None = None
                 try:
                     part = self._segment(slices, network, modality, *args, **kwargs)
@@ -215,12 +243,18 @@ class SliceBatchInferer(Inferer):
             if bool(varies.any()):
                 filled[varies.cpu()] = self._segment(slices[varies], network, modality, *args, **kwargs)
             return filled
-        size = image_side(modality, self.image_size or _unwrap(network).img_size, self.image_sizes)
+        size = self._side(network, modality)
         x = resize(slices.to(_device(network, slices), torch.float32), (size, size))
         x = self.slice_transform(x) if self.slice_transform is not None else x.expand(-1, 3, -1, -1)
-        logits = network(x, modality, *args, **kwargs)[:, : len(values)].float()
-        logits = resize(logits, slices.shape[-2:])
+        run = self._switch(_unwrap(network)) if not (args or kwargs) else network
+        with self._clock.running(x.device):
+            logits = run(x, modality, *args, **kwargs)
+        logits = resize(logits[:, : len(values)].float(), slices.shape[-2:])
         return (logits if self.return_logits else decide(logits, values)).cpu()
+
+    def _side(self, network: Callable[..., torch.Tensor], modality: str | None) -> int:
+        """Side of the square that slices of a modality are stretched to."""
+        return image_side(modality, self.image_size or _unwrap(network).img_size, self.image_sizes)
 
     def _modalities(self, inputs: torch.Tensor, modality: str | Sequence[str] | None) -> list[str | None]:
         """The modality of every image of the batch."""
@@ -252,21 +286,6 @@ class SliceBatchInferer(Inferer):
         if modality is None or modality not in table:
             raise ValueError(f"no label values for the modality {modality!r}; known: {', '.join(table)}.")
         return dict(table[modality])
-
-
-def decide(logits: torch.Tensor, values: Sequence[int]) -> torch.Tensor:
-    """Label of every pixel: 0 where all logits are below 0, otherwise the value of the target with the largest.
-
-    Args:
-        logits: ``(S, K, H, W)``.
-        values: label value of each of the K targets, 1..255.
-
-    Returns:
-        uint8 ``(S, 1, H, W)``.
-    """
-    largest, winner = logits.max(dim=1, keepdim=True)
-    table = torch.tensor(values, dtype=torch.uint8, device=logits.device)
-    return torch.where(largest < 0, torch.zeros_like(table[0]), table[winner])
 
 
 def _unwrap(network: Any) -> Any:

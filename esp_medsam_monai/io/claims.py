@@ -15,16 +15,23 @@ __all__ = ["claim", "lock_in"]
 LOCKS = ".locks"
 
 
-def lock_in(folder: str | os.PathLike[str], name: str) -> FileLock:
-    """A lock that all runs on a folder share, in a hidden folder of it. A process that dies gives its locks back."""
+def lock_in(folder: str | os.PathLike[str], name: str, thread_local: bool = True) -> FileLock:
+    """A lock that all runs on a folder share, in a hidden folder of it. A process that dies gives its locks back.
+
+    Args:
+        folder: folder of the results.
+        name: what is locked.
+        thread_local: the threads of a process exclude each other too; False: the thread that gives the lock back may
+            be another one than that which took it.
+    """
     path = Path(folder) / LOCKS / f"{name}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(path)
+    return FileLock(path, thread_local=thread_local)
 
 
 @contextmanager
 def claim(folder: str | os.PathLike[str], case: str, wait: float = 0.0) -> Iterator[bool]:
-    """Claim a case for as long as the block lasts.
+    """Claim a case for as long as the block lasts, which may end in another thread than it began in.
 
     Args:
         folder: folder of the results, made when missing.
@@ -34,7 +41,7 @@ def claim(folder: str | os.PathLike[str], case: str, wait: float = 0.0) -> Itera
     Yields:
         Whether the case is ours.
     """
-    lock = lock_in(folder, hashlib.sha256(os.fsencode(case)).hexdigest()[:32])
+    lock = lock_in(folder, hashlib.sha256(os.fsencode(case)).hexdigest()[:32], thread_local=False)
     try:
         lock.acquire(timeout=wait)
     except Timeout:

@@ -106,8 +106,9 @@ def check_values(
     Raises:
         InputRefused: ``NON_FINITE``.
     """
-    if array.dtype.kind == "f":
-        usable = np.abs(array) <= np.finfo(np.float32).max  # False for NaN
+    largest = np.finfo(np.float32).max
+    if array.dtype.kind == "f" and not (array.min() >= -largest and array.max() <= largest):  # NaN is neither
+        usable = np.abs(array) <= largest
         count = array.size - int(np.count_nonzero(usable))
         if count:
             first = tuple(int(i) for i in np.unravel_index(int(np.argmin(usable)), usable.shape))

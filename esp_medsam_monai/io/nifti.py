@@ -13,6 +13,7 @@ from monai.utils import MetaKeys
 from nibabel.arrayproxy import ArrayProxy
 from nibabel.openers import ImageOpener
 from nibabel.spatialimages import HeaderDataError
+from nibabel.volumeutils import apply_read_scaling
 
 from esp_medsam_monai.errors import InputRefused, add_warning
 from esp_medsam_monai.io.guard import check_affine
@@ -66,9 +67,9 @@ def read_nifti(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
 def _values(path: Path, header: Any) -> np.ndarray:
     """The values; a compressed file is read to its end, for the checksum of a damaged one stands there."""
     if path.suffix.lower() != ".gz":
-        return np.asanyarray(ArrayProxy(str(path), header))
+        return _scaled(ArrayProxy(str(path), header))
     with gzip.open(path) as stream:
-        array = np.asanyarray(ArrayProxy(stream, header))
+        array = _scaled(ArrayProxy(stream, header))
         try:
             while stream.read(1 << 20):
                 pass
@@ -76,6 +77,20 @@ def _values(path: Path, header: Any) -> np.ndarray:
             if not str(error).startswith("Not a gzipped file"):  # what follows the image does no harm
                 raise
     return array
+
+
+def _scaled(proxy: ArrayProxy) -> np.ndarray:
+    """The values with the header's scaling; real numbers as float32, which networks compute in, and not as float64."""
+    stored: np.ndarray = proxy.get_unscaled()
+    slope, inter = proxy.slope, proxy.inter
+    if (slope, inter) == (1, 0):
+        return stored
+    kind = apply_read_scaling(stored[..., :1], slope, inter).dtype
+    result = np.empty(stored.shape, np.float32 if kind == np.float64 else kind, order="F")
+    with np.errstate(over="ignore"):  # becomes infinite, and is told like any infinity
+        for index in range(stored.shape[-1]):
+            result[..., index] = apply_read_scaling(stored[..., index], slope, inter)
+    return result
 
 
 def _header(path: Path, meta: dict[str, Any]) -> Any:

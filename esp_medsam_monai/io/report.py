@@ -20,6 +20,7 @@ from esp_medsam_monai.hashing import sha256_of, sha256_of_settings
 from .atomic import atomic_path
 from .backups import keep_backup
 from .claims import lock_in
+from .stage_times import total_seconds
 
 __all__ = ["RunReport", "read_rows"]
 
@@ -42,7 +43,8 @@ class RunReport:
 
     Rows of an earlier run stay until their case comes up again, so that a run that is killed loses nothing; those of
     cases that this run does not know go at its end, unless it found no cases at all. Two runs on one folder keep each
-    other's rows. A ``report.json`` that is none of ours, or damaged, is kept under another name.
+    other's rows. A ``report.json`` that is none of ours, or damaged, is kept under another name. One thread may add
+    rows while another asks for known ones.
 
     Args:
         path: the file.
@@ -79,6 +81,8 @@ class RunReport:
             "started": _now(),
             "finished": None,
             "exit_status": None,
+            "seconds": None,
+            "seconds_by_stage": None,
             "cases_found": len(cases),
             "notes": [],
             "ignored": list(ignored),
@@ -121,7 +125,7 @@ class RunReport:
             modality: our name of the modality.
             modality_source: ``user``, ``datalist``, ``dicom`` or ``sidecar``.
             slices: number of slices segmented.
-            seconds: time to read, segment and save the case, its preview included.
+            seconds: time to read, segment and save the case, its preview included, without waiting for other cases.
             output: the mask, relative to the report.
             warnings: sentences for the reader of the mask.
             facts: further entries of the row, see ``docs/design.md``.
@@ -197,7 +201,8 @@ class RunReport:
         Returns:
             What ``report.json`` holds now.
         """
-        self.run.update(finished=_now(), exit_status=exit_status)
+        times = total_seconds(self._rows.values())
+        self.run.update(finished=_now(), exit_status=exit_status, seconds_by_stage=times)
         return self.save(final=True)
 
     def save(self, final: bool = False) -> dict[str, Any]:

@@ -50,12 +50,29 @@ class EmbeddingLoss(nn.Module):
         Returns:
             ``{modality: scalar}``, each a mean over its own images.
         """
-        errors = embedding_errors(features, target)
-        rows: dict[str, list[int]] = {}
-        for row, name in enumerate(modality):
-            rows.setdefault(name, []).append(row)
-        return {name: errors[torch.tensor(own, device=errors.device)].mean() for name, own in rows.items()}
+        return _means(embedding_errors(features, target), modality)
 
-    def forward(self, features: Mapping[str, Tensor], target: Tensor, modality: Sequence[str]) -> Tensor:
-        """The loss of the batch, a scalar; see :meth:`components` for the arguments."""
-        return embedding_errors(features, target).mean()
+    def forward(
+        self, features: Mapping[str, Tensor], target: Tensor, modality: Sequence[str], return_components: bool = False
+    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+        """The loss of the batch.
+
+        Args:
+            features: see :meth:`components`, as the next two.
+            target: ``(B, 256, h, w)`` of the teacher.
+            modality: the modality of each image.
+            return_components: return the loss of each modality too.
+
+        Returns:
+            scalar; with ``return_components`` the scalar and :meth:`components`.
+        """
+        errors = embedding_errors(features, target)
+        return (errors.mean(), _means(errors, modality)) if return_components else errors.mean()
+
+
+def _means(errors: Tensor, modality: Sequence[str]) -> dict[str, Tensor]:
+    """Mean of each modality's own rows; one by one, as a list of rows would have to wait for a GPU."""
+    rows: dict[str, list[Tensor]] = {}
+    for error, name in zip(errors.unbind(), modality, strict=True):
+        rows.setdefault(name, []).append(error)
+    return {name: torch.stack(own).mean() for name, own in rows.items()}

@@ -98,18 +98,34 @@ class ESPMedSAMLoss(nn.Module):
                 for channel, (target, value) in enumerate(self.values[name].items())
                 if wanted is None or target in wanted
             ]
-            values = torch.tensor([value for _, value in chosen], device=label.device).view(1, -1, 1, 1)
-            target = (label[row : row + 1] == values).float()
-            losses.append(self.mask_loss(logits[row : row + 1, [channel for channel, _ in chosen]], target))
+            # Plain numbers and slices: lists and tensors of the host would have to wait for a GPU.
+            target = torch.cat([label[row : row + 1] == value for _, value in chosen], dim=1).float()
+            own = torch.cat([logits[row : row + 1, channel : channel + 1] for channel, _ in chosen], dim=1)
+            losses.append(self.mask_loss(own, target))
         parts = {"mask": torch.stack(losses).mean()}
         if self.patch_weight and "patch_logits" in features:
             target = patch_target((label > 0).float())
             each = F.binary_cross_entropy_with_logits(features["patch_logits"].float(), target, reduction="none")
-            counted = torch.tensor([wanted is None for wanted in spoken], device=label.device)
-            parts["patch"] = (each.flatten(1).mean(1) * counted).mean()
+            means = each.flatten(1).mean(1)
+            if any(wanted is not None for wanted in spoken):
+                means = means * torch.stack([means.new_full((), wanted is None) for wanted in spoken])
+            parts["patch"] = means.mean()
         return parts
 
-    def forward(self, features: Mapping[str, Tensor], label: Tensor, modality: Sequence[str]) -> Tensor:
-        """Weighted sum of :meth:`components`; see there for the arguments."""
+    def forward(
+        self, features: Mapping[str, Tensor], label: Tensor, modality: Sequence[str], return_components: bool = False
+    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+        """Weighted sum of :meth:`components`.
+
+        Args:
+            features: see :meth:`components`, as the next two.
+            label: ``(B, 1, H, W)``.
+            modality: the modality of each image.
+            return_components: return the parts too.
+
+        Returns:
+            scalar; with ``return_components`` the scalar and :meth:`components`.
+        """
         parts = self.components(features, label, modality)
-        return parts["mask"] + self.patch_weight * parts["patch"] if "patch" in parts else parts["mask"]
+        loss = parts["mask"] + self.patch_weight * parts["patch"] if "patch" in parts else parts["mask"]
+        return (loss, parts) if return_components else loss

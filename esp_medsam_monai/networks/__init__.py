@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from esp_medsam_monai.networks.esp_medsam import ESPMedSAM
+from esp_medsam_monai.networks.fused import FusedESPMedSAM, fuse
 from esp_medsam_monai.networks.modality_controller import ModalityController
 from esp_medsam_monai.networks.query_decoder import QueryDecoder
 from esp_medsam_monai.networks.routed_channels import RoutedChannels
@@ -17,6 +18,7 @@ __all__ = [
     "ABSENT_LOGIT",
     "SAM_ENCODERS",
     "ESPMedSAM",
+    "FusedESPMedSAM",
     "ModalityController",
     "QueryDecoder",
     "RoutedChannels",
@@ -25,5 +27,6 @@ __all__ = [
     "SelfPatchPromptGenerator",
     "SelfPromptingNetwork",
     "TinyViT",
+    "fuse",
     "sam_encoder",
 ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from monai.utils.misc import str2bool
 from torch import Tensor, nn
 
 from esp_medsam_monai.networks.modality_controller import ModalityController, RoutedBlockController
@@ -39,6 +40,8 @@ class ESPMedSAM(SelfPromptingNetwork):
         shared_query: one query for all targets (ablation).
         use_controllers: give every modality its controller (False: ablation).
         use_patch_prompt: predict the patch map and prompt with it (False: ablation).
+        use_checkpoint: in training compute the trunk's blocks again in the backward pass instead of keeping what they
+            computed: less memory, more time, the same results. ``image_encoder.use_checkpoint`` switches it later.
 
     Raises:
         ValueError: when ``modalities``, ``img_size`` or ``default_modality`` make no sense.
@@ -63,9 +66,10 @@ class ESPMedSAM(SelfPromptingNetwork):
         shared_query: bool = False,
         use_controllers: bool = True,
         use_patch_prompt: bool = True,
+        use_checkpoint: bool | str = False,
     ) -> None:
         super().__init__(modalities, img_size, in_channels, default_modality)
-        self.image_encoder = TinyViT(in_channels)
+        self.image_encoder = TinyViT(in_channels, use_checkpoint=str2bool(use_checkpoint))
         self.controllers = nn.ModuleDict()
         if use_controllers:
             dims, heads = self.image_encoder.block_dims, self.image_encoder.block_heads

@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from monai.utils.misc import str2bool
 from torch import Tensor, nn
 
+from esp_medsam_monai.networks.checkpointing import run_block
 from esp_medsam_monai.networks.routing import Route
 from esp_medsam_monai.networks.sam_adapter import SAMBlockAdapter
 from esp_medsam_monai.networks.sam_encoder import resize_grid, sam_encoder
@@ -41,6 +43,8 @@ class SAMTeacher(SelfPromptingNetwork):
         shared_hyper_mlp: one hyper-network MLP for all targets.
         shared_query: one query for all targets.
         use_patch_prompt: predict the patch map and prompt with it.
+        use_checkpoint: in training compute the encoder's blocks again in the backward pass instead of keeping what
+            they computed: less memory, more time, the same results.
 
     Raises:
         ValueError: when ``modalities``, ``img_size``, ``default_modality``, ``encoder`` or sizes make no sense.
@@ -67,12 +71,14 @@ class SAMTeacher(SelfPromptingNetwork):
         shared_hyper_mlp: bool = False,
         shared_query: bool = False,
         use_patch_prompt: bool = True,
+        use_checkpoint: bool | str = False,
     ) -> None:
         super().__init__(modalities, img_size, 3, default_modality)
         if num_tokens < 0:
             raise ValueError(f"num_tokens should not be negative, got {num_tokens}.")
         if adapter_dim is not None and adapter_dim < 1:
             raise ValueError(f"adapter_dim should be at least 1, got {adapter_dim}; use_adapters=False has none.")
+        self.use_checkpoint = str2bool(use_checkpoint)
         self.image_encoder = sam_encoder(encoder, img_size)
         if freeze:
             self.image_encoder.requires_grad_(False)
@@ -90,8 +96,8 @@ class SAMTeacher(SelfPromptingNetwork):
         x = x + resize_grid(self.image_encoder.pos_embed, x.shape[1])
         if self.adapters:
             for block, adapter in zip(self.image_encoder.blocks, self.adapters, strict=True):
-                x = adapter(block, x)
+                x = run_block(adapter, block, x, use_checkpoint=self.use_checkpoint)
         else:
             for block in self.image_encoder.blocks:
-                x = block(x)
-        return self.image_encoder.neck(x.permute(0, 3, 1, 2))
+                x = run_block(block, x, use_checkpoint=self.use_checkpoint)
+        return run_block(self.image_encoder.neck, x.permute(0, 3, 1, 2), use_checkpoint=self.use_checkpoint)

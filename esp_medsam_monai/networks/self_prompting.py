@@ -113,6 +113,14 @@ class SelfPromptingNetwork(nn.Module, ABC):
             raise ValueError(f"unknown modality {modality!r}; this network knows: {self._known()}.")
         return self._index[modality]
 
+    def targets_of(self, modality: str) -> list[int]:
+        """Numbers of a modality's targets in the decoder, one a channel.
+
+        Raises:
+            ValueError: when the modality is unknown.
+        """
+        return list(self._targets[self.modality_index(modality)])
+
     def forward(
         self,
         x: Tensor,

@@ -14,6 +14,7 @@ from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from esp_medsam_monai.networks.checkpointing import run_block
 from esp_medsam_monai.networks.modality_controller import RoutedBlockController, TokenMLP
 
 __all__ = ["TinyViT"]
@@ -167,10 +168,10 @@ class ConvStage(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.downsample = downsample
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, use_checkpoint: bool = False) -> Tensor:
         for block in self.blocks:
-            x = block(x)
-        return self.downsample(x)
+            x = run_block(block, x, use_checkpoint=use_checkpoint)
+        return run_block(self.downsample, x, use_checkpoint=use_checkpoint)
 
 
 class AttentionStage(nn.Module):
@@ -181,13 +182,15 @@ class AttentionStage(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.downsample = downsample
 
-    def forward(self, x: Tensor, controllers: Sequence[RoutedBlockController | None]) -> Tensor:
+    def forward(
+        self, x: Tensor, controllers: Sequence[RoutedBlockController | None], use_checkpoint: bool = False
+    ) -> Tensor:
         """``(B, C, H, W)`` -> ``(B, C', H', W')``; one controller, or None, for each block."""
         x = x.permute(0, 2, 3, 1).contiguous()
         for block, controller in zip(self.blocks, controllers, strict=True):
-            x = block(x, controller)
+            x = run_block(block, x, controller, use_checkpoint=use_checkpoint)
         x = x.permute(0, 3, 1, 2)
-        return x if self.downsample is None else self.downsample(x)
+        return x if self.downsample is None else run_block(self.downsample, x, use_checkpoint=use_checkpoint)
 
 
 class TinyViT(nn.Module):
@@ -202,6 +205,8 @@ class TinyViT(nn.Module):
         strides: stride between the stages.
         mlp_ratio: width of the MLPs over the channels.
         out_channels: channels of the embedding.
+        use_checkpoint: keep the input of each block alone for the backward pass, which computes the block again: less
+            memory, and about a third more time, in training.
     """
 
     def __init__(
@@ -214,8 +219,10 @@ class TinyViT(nn.Module):
         strides: Sequence[int] = (2, 2, 1),
         mlp_ratio: float = 4.0,
         out_channels: int = 256,
+        use_checkpoint: bool = False,
     ) -> None:
         super().__init__()
+        self.use_checkpoint = use_checkpoint
         self.patch_embed = PatchEmbed(in_channels, embed_dims[0])
         self.layers = nn.ModuleList()
         for i, dim in enumerate(embed_dims):
@@ -248,9 +255,10 @@ class TinyViT(nn.Module):
         Returns:
             ``(B, 256, H/16, W/16)``.
         """
-        x = self.patch_embed(x)
-        x = self.layers[0](x)
+        again = self.use_checkpoint
+        x = run_block(self.patch_embed, x, use_checkpoint=again)
+        x = self.layers[0](x, again)
         pending = iter(controllers if controllers is not None else [None] * len(self.block_dims))
         for stage, depth in zip(self.layers[1:], self.depths[1:], strict=True):
-            x = stage(x, list(islice(pending, depth)))
-        return self.neck(x)
+            x = stage(x, list(islice(pending, depth)), again)
+        return run_block(self.neck, x, use_checkpoint=again)

@@ -169,5 +169,6 @@ def test_the_teacher_is_that_of_the_teacher_stage(repository: Path) -> None:
     distill, stage = (
         yaml.safe_load((configs / name).read_text(encoding="utf-8")) for name in ("distill.yaml", "teacher.yaml")
     )
+    assert stage["network_def"].pop("use_checkpoint") == "@use_checkpoint"  # for its training alone
     assert distill["teacher_def"] == stage["network_def"]
     assert distill["sam_model"] == stage["sam_model"]

@@ -95,6 +95,15 @@ def test_the_seed_decides_everything(bundle: Path, datalist: Path, tmp_path: Pat
     assert not any(torch.equal(first[key], other[key]) for key in learned)
 
 
+def test_activation_checkpointing_reaches_the_network_and_changes_nothing(
+    trained: Path, bundle: Path, datalist: Path, tmp_path: Path
+) -> None:
+    run = train(bundle, datalist=str(datalist), output_dir=str(tmp_path), use_checkpoint="true")
+    assert run.trainer.network.image_encoder.use_checkpoint is True
+    kept, again = (torch.load(folder / "last.pt", weights_only=True)["network"] for folder in (trained, tmp_path))
+    torch.testing.assert_close(again, kept, rtol=1e-5, atol=1e-6)
+
+
 def test_monai_label_entries_train_through_the_default_modality(bundle: Path, datalist: Path, tmp_path: Path) -> None:
     """It replaces the lists by entries without modality, and gives no datalist."""
     entries = [
@@ -179,6 +188,7 @@ def test_training_and_inference_build_the_same_network(bundle: Path) -> None:
     train_config, inference = (
         yaml.safe_load((bundle / "configs" / f"{n}.yaml").read_text()) for n in ("train", "inference")
     )
+    assert train_config["network_def"].pop("use_checkpoint") == "@use_checkpoint"  # how it learns, not what it is
     for name in ("network_def", "modalities", "image_size", "divisor"):
         assert train_config[name] == inference[name]
 

@@ -105,10 +105,10 @@ def make_trainer(
     losses: list[float] = []
 
     class Noted(EmbeddingLoss):
-        def forward(self, *args: Any) -> torch.Tensor:
-            loss = super().forward(*args)
-            losses.append(float(loss.detach()))
-            return loss
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            result = super().forward(*args, **kwargs)
+            losses.append(float(result[0].detach()))
+            return result
 
     validator = SupervisedEvaluator(
         torch.device("cpu"),

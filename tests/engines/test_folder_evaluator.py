@@ -138,15 +138,15 @@ def test_values_signal_while_reports_are_written_waits(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All cases are done then, and so says the exit status."""
-    from esp_medsam_monai.engines import folder_evaluator
+    from esp_medsam_monai.engines import run_reports
 
-    write = folder_evaluator.write_report_table
+    write = run_reports.write_report_table
 
     def interrupted(*args: Any) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
         return write(*args)
 
-    monkeypatch.setattr(folder_evaluator, "write_report_table", interrupted)
+    monkeypatch.setattr(run_reports, "write_report_table", interrupted)
     out = tmp_path / "out"
     assert exit_status(make_evaluator(folder, out)) == 0
     assert {"report.json", "report.csv", "report.html"} <= visible(out)

@@ -29,8 +29,8 @@ class TwoParts(torch.nn.Module):
     def components(self, *args: Any) -> dict[str, torch.Tensor]:
         return {"mask": loss(*args), "patch": 2 * loss(*args)}
 
-    def forward(self, *args: Any) -> torch.Tensor:
-        return loss(*args) * 2
+    def forward(self, *args: Any, return_components: bool = False) -> Any:
+        return (loss(*args) * 2, self.components(*args)) if return_components else loss(*args) * 2
 
 
 def test_history_and_tensorboard_hold_the_parts_of_the_loss_and_the_rate(tmp_path: Path) -> None:

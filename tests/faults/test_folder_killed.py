@@ -15,7 +15,7 @@ import pytest
 from tests.engines.folder_runs import report_rows
 
 TRIALS = 20
-PASSING = {"seconds", "finished", "status", "input_stamp", "output_stamp"}
+PASSING = {"seconds", "seconds_by_stage", "finished", "status", "input_stamp", "output_stamp"}
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -9,7 +9,7 @@ import torch
 from monai.data import MetaTensor
 
 from esp_medsam_monai.inferers import SliceBatchInferer
-from esp_medsam_monai.inferers.slice_batch import decide
+from esp_medsam_monai.inferers.decision import decide
 from tests.inferers.bright import Bright, batch, boxes
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import tracemalloc
 
 import nibabel as nib
 import numpy as np
@@ -71,3 +72,28 @@ def test_both_versions_and_both_byte_orders(tmp_path, kind, name):
     read, _ = read_nifti(tmp_path / name)
     np.testing.assert_array_equal(read, array)
     assert read.dtype.isnative
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_scaled_values_are_float32_and_as_nibabel_has_them(tmp_path, name):
+    path = nifti(tmp_path / name, scl_slope=0.5, scl_inter=-1024.0)
+    array, _ = read_nifti(path)
+    assert array.dtype == np.float32
+    np.testing.assert_allclose(array, nib.load(path).get_fdata(), rtol=1e-6)
+    np.testing.assert_array_equal(array, noise() * 0.5 - 1024)
+
+
+def test_scaling_takes_no_volume_in_float64(tmp_path):
+    path = nifti(tmp_path / "a.nii.gz", noise((64, 64, 200)), scl_slope=0.5, scl_inter=-1024.0)
+    tracemalloc.start()
+    try:
+        array, _ = read_nifti(path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1.7 * array.nbytes  # what is stored takes half of it
+
+
+def test_scaling_beyond_float32_is_infinite(tmp_path):
+    array, _ = read_nifti(nifti(tmp_path / "a.nii", noise(dtype=np.float32), scl_slope=3e38))
+    assert np.isinf(array).any()

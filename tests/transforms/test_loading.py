@@ -50,3 +50,14 @@ def test_rules_reach_the_reader(tmp_path):
     load_medical_imaged("image")({"image": str(path)})
     with pytest.raises(InputRefused, match="NON_FINITE"):
         load_medical_imaged("image", rules=ReadingRules(non_finite_limit=0.05))({"image": str(path)})
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.uint16, np.float32])
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_slices_lie_together_as_in_the_file(tmp_path, dtype, name):
+    """A copy in C order would scatter the pixels of a slice over the whole volume."""
+    array = np.arange(60, dtype=dtype).reshape(3, 4, 5)
+    nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / name)
+    image = load_medical_imaged("image")({"image": str(tmp_path / name)})["image"]
+    assert image.stride()[1:] == (1, 3, 12)
+    np.testing.assert_array_equal(image[0].numpy(), array)
