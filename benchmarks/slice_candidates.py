@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import atexit
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 
 import torch
 from bench import cpu_flags
-from esp_medsam_monai.runtimes import make_runtime
 from esp_medsam_monai.transforms import NormalizeSlices
 from published_path import PublishedESPMedSAM
 from torch import Tensor, nn
@@ -17,6 +20,9 @@ from esp_medsam_monai.checkpoints import load_official, load_weights
 from esp_medsam_monai.modalities import shipped_modalities
 from esp_medsam_monai.networks import ESPMedSAM
 from esp_medsam_monai.networks.sam_encoder import sam_encoder
+from esp_medsam_monai.runtimes import fingerprint, make_runtime
+from esp_medsam_monai.runtimes.quantize import quantize
+from esp_medsam_monai.runtimes.quantized_files import save_quantized
 
 __all__ = [
     "MODALITY",
@@ -36,11 +42,12 @@ Call = Callable[[Tensor], Tensor]
 
 MODALITY = "dermoscopy"
 SAM = "sam_vit_b_encoder"
+CALIBRATION_IMAGES = 4
 RUNTIMES = {
     "cpu": {
-        "torch": ("fp32", "bf16", "int8"),
+        "torch": ("fp32", "bf16"),
         "openvino": ("fp32", "bf16", "int8"),
-        "onnxruntime": ("fp32", "int8"),
+        "onnxruntime": ("fp32",),
     },
     "cuda": {
         "torch": ("fp32", "fp16", "bf16"),
@@ -113,13 +120,14 @@ def _without_gradients(call: Call) -> Call:
 
 
 def runtime_candidates(
-    network: ESPMedSAM, device: torch.device, only: Iterable[str] | None = None
+    network: ESPMedSAM, device: torch.device, sides: Sequence[int], only: Iterable[str] | None = None
 ) -> tuple[dict[str, Call], dict[str, str]]:
     """Our network in every runtime and precision that can be had here.
 
     Args:
         network: ours, on the device.
         device: where it runs.
+        sides: sides of the images in pixels.
         only: names of runtimes; None tries all.
 
     Returns:
@@ -136,10 +144,23 @@ def runtime_candidates(
                 reasons[name] = "not supported by this CPU: it has no bf16 instructions"
                 continue
             try:
-                calls[name] = _with_modality(make_runtime(network, runtime, precision, device))
+                quantized = _quantized(network, sides) if (runtime, precision) == ("openvino", "int8") else None
+                made = make_runtime(network, runtime, precision, device, quantized)
+                calls[name] = _with_modality(made)
             except Exception as error:  # one that cannot be had must not end the others
                 reasons[name] = f"{type(error).__name__}: {error}"
     return calls, reasons
+
+
+def _quantized(network: ESPMedSAM, sides: Sequence[int]) -> dict[tuple[str, int], Path]:
+    """int8 models, calibrated on the example pictures: good enough to be timed; ``agreement.py`` takes real images."""
+    folder = Path(tempfile.mkdtemp(prefix="int8_"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    files = {}
+    for side in sides:
+        model = quantize(network, MODALITY, example_images(CALIBRATION_IMAGES, side), side)
+        files[MODALITY, side] = save_quantized(model, folder, fingerprint(network), MODALITY, side, {})
+    return files
 
 
 def _with_modality(run: Callable[[Tensor, str], Tensor]) -> Call:

@@ -196,7 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     device = torch.device(args.device)
     network, state = make_network(args.weights)
     network.to(device)
-    runtimes, reasons = runtime_candidates(network, device, args.runtimes)
+    runtimes, reasons = runtime_candidates(network, device, args.side, args.runtimes)
     rates = {"fp32": matmul_rate(device, torch.float32)}
     if has_bf16(device):
         rates["bf16"] = matmul_rate(device, torch.bfloat16)

@@ -13,12 +13,13 @@ _PACKAGES = (
     ("torch", ("torch",), "needed by everything here: pip install torch"),
     ("pydicom", ("pydicom",), "needed to read DICOM: pip install pydicom"),
     ("highdicom", ("highdicom",), "would write DICOM SEG: pip install 'esp-medsam-monai[dicom]'"),
-    ("onnxruntime", ("onnxruntime", "onnxruntime-gpu"), "runs networks exported to ONNX; not used yet"),
-    ("openvino", ("openvino",), "runs exported networks on Intel processors; not used yet"),
+    ("openvino", ("openvino",), "would be faster than PyTorch on a CPU: pip install 'esp-medsam-monai[fast]'"),
+    ("nncf", ("nncf",), "would make int8 models: pip install 'esp-medsam-monai[int8]'"),
+    ("onnxruntime", ("onnxruntime", "onnxruntime-gpu"), "would run ONNX files: pip install 'esp-medsam-monai[export]'"),
     (
         "tensorrt",
         ("tensorrt", "tensorrt-cu12", "tensorrt-cu13"),
-        "runs exported networks on NVIDIA; not used yet",
+        "would run ONNX files on NVIDIA's GPUs",
     ),
 )
 """Name, distributions that bring it, what it would give."""

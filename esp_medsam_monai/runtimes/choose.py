@@ -11,9 +11,9 @@ import torch
 
 from esp_medsam_monai.networks import SelfPromptingNetwork
 from esp_medsam_monai.runtimes.base import PRECISIONS, Runtime, RuntimeMissing
+from esp_medsam_monai.runtimes.checking import self_check
 from esp_medsam_monai.runtimes.onnx_runtime import OnnxRuntime
 from esp_medsam_monai.runtimes.openvino_runtime import OpenVINORuntime
-from esp_medsam_monai.runtimes.checking import self_check
 from esp_medsam_monai.runtimes.tensorrt_runtime import TensorRTRuntime
 from esp_medsam_monai.runtimes.torch_runtime import TorchRuntime
 
@@ -43,7 +43,7 @@ def make_runtime(
 
     ``auto`` takes the fastest of what is installed and agrees with PyTorch in fp32 on a fixed picture; both are tried
     once on a machine and remembered, see :func:`~esp_medsam_monai.runtimes.checking.self_check`. It never takes
-    ``onnxruntime`` and ``tensorrt``, which take long to be made ready, nor ``int8``, which wants calibration: name them.
+    ``onnxruntime`` and ``tensorrt``, which take long to be ready, nor ``int8``, which wants calibration: name them.
 
     Args:
         network: the trained network.

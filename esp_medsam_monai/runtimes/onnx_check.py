@@ -28,7 +28,7 @@ _TRIES = 50
 def missing_for_check() -> str | None:
     """Why a file cannot be checked here, with what to do; None when it can."""
     if importlib.util.find_spec("onnxruntime") is None:
-        return "onnxruntime is not installed; pip install 'esp-medsam-monai[fast]'."
+        return "onnxruntime is not installed; pip install 'esp-medsam-monai[export]'."
     return None
 
 
