@@ -62,8 +62,7 @@ class FolderEvaluator(SupervisedEvaluator):
         network: see :class:`SliceBatchInferer`.
         inferer: gives the label values; its ``axis`` counts for previews too.
         output_dir: folder for masks, previews and ``report.json``; made when missing.
-        postprocessing: saves the mask under ``pred`` and notes ``saved_to`` in its metadata; called in the thread
-            that writes.
+        postprocessing: saves the mask under ``pred`` and notes ``saved_to``; called in the thread that writes.
         val_handlers: handlers, for instance :class:`WeightsLoader`.
         preview: write ``<case>_preview.png`` beside each mask.
         dicom_seg: write a DICOM SEG for DICOM input, if the packages for it are installed.
@@ -225,7 +224,8 @@ class FolderEvaluator(SupervisedEvaluator):
             self._writer.close()
             self._reader.close()
             if self._has_begun:
-                self.records.report.run["seconds"] = round(time.perf_counter() - self._began, 3)
+                took = round(time.perf_counter() - self._began, 3)
+                self.records.report.run |= {"seconds": took, "runtime": self.slices.runtime}
 
     def _meet(self, report: RunReport) -> None:
         """Let all ranks know what each has done, and how it went."""
@@ -243,7 +243,7 @@ class FolderEvaluator(SupervisedEvaluator):
 
     def _begin(self) -> None:
         """Note the weights, and leave out what is done."""
-        if (path := getattr(self.state, "weights", None)) is not None:
+        if path := getattr(self.state, "weights", None):
             self.records.report.note_weights(path, getattr(self.state, "weights_sha256", None))
         self.cases.finished = {case.name for case in self.cases.cases if self.records.is_finished(case)}
         if self.cases.finished:

@@ -36,4 +36,5 @@ def summary(report: RunReport) -> str:
     counts = f"{done} cases done, {skipped} done before, {failed} failed"
     stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in (report.run["seconds_by_stage"] or {}).items())
     times = f" in {report.run['seconds']:.1f} s (by stage: {stages})" if done and report.run["seconds"] else ""
-    return f"{counts}{times}; see {report.path.with_suffix('.html')}"
+    runtime = f" with {report.run['runtime']}" if times and report.run.get("runtime") else ""
+    return f"{counts}{times}{runtime}; see {report.path.with_suffix('.html')}"

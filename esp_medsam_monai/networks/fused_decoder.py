@@ -137,7 +137,8 @@ class FusedDecoder(nn.Module):
             for layer in range(len(mlps[0][0].layers))
         )
         self._kept: tuple[tuple[int, int], Tensor] | None = None
-        self.pe_layer: PositionEmbeddingRandom = decoder.pe_layer
+        # In a list, so that the network's number format never reaches it: its phases need float32.
+        self._grid: list[PositionEmbeddingRandom] = [decoder.pe_layer.float()]
         blocks = decoder.transformer.layers
         self.blocks = nn.ModuleList(FusedTwoWayBlock(block) for block in blocks)
         self.final = TokenToImage(decoder.transformer.final_attn_token_to_image)
@@ -151,7 +152,7 @@ class FusedDecoder(nn.Module):
     def forward(self, embedding: Tensor, size: tuple[int, int], index: Tensor | None) -> Tensor:
         """``(B, N, C)`` of ``size`` positions, the prompt added -> mask logits ``(B, targets, 4h, 4w)``."""
         batch, height, width = embedding.shape[0], *size
-        position = self._position(size).to(embedding)
+        position = self._position(size, embedding.device).to(embedding)
         origin = self.tokens.expand(batch, -1, -1, -1) if index is None else self.tokens[index]
         tokens, image = origin, embedding.unsqueeze(1)
         for block in self.blocks:
@@ -166,12 +167,12 @@ class FusedDecoder(nn.Module):
         masks = masks.view(batch, -1, height, width, 2, 2, 2, 2).permute(0, 1, 2, 4, 6, 3, 5, 7)
         return masks.reshape(batch, -1, 4 * height, 4 * width)
 
-    def _position(self, size: tuple[int, int]) -> Tensor:
+    def _position(self, size: tuple[int, int], device: torch.device) -> Tensor:
         """SAM's Fourier grid as ``(N, C)``; the last one is kept."""
         if torch.jit.is_tracing() or torch.compiler.is_compiling():
-            return self.pe_layer(size).flatten(1).t()
-        if self._kept is None or self._kept[0] != size:
-            self._kept = size, self.pe_layer(size).flatten(1).t().contiguous()
+            return self._grid[0](size).flatten(1).t()
+        if self._kept is None or self._kept[0] != size or self._kept[1].device != device:
+            self._kept = size, self._grid[0].to(device)(size).flatten(1).t().contiguous()
         return self._kept[1]
 
     def _hyper_weights(self, tokens: Tensor, index: Tensor | None) -> Tensor:

@@ -65,3 +65,19 @@ def test_rows_at_a_time_change_nothing(randomised, monkeypatch, values):
 def test_unknown_modality_is_refused(randomised):
     with pytest.raises(ValueError, match="unknown modality 'ct'"):
         fuse(randomised(ESPMedSAM(MODALITIES, img_size=64)), "ct")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_runs_and_stays_near(randomised, dtype):
+    """Every constant follows the network to another number format; logits come back as float32."""
+    network = randomised(ESPMedSAM(MODALITIES, img_size=64))
+    x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(4))
+    with torch.no_grad():
+        expected = network(x, torch.tensor([0, 1]))
+        for found in (
+            fuse(network).to(dtype)(x, torch.tensor([0, 1]))[:1, :1],
+            fuse(network, "xray").to(dtype)(x)[:1],
+        ):
+            assert found.dtype == torch.float32
+            error = (found - expected[:1, :1]).square().mean().sqrt() / expected[:1, :1].square().mean().sqrt()
+            assert error < 0.1
