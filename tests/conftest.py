@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,12 +15,17 @@ import numpy as np
 import pydicom
 import pytest
 import torch
+from absl import logging as absl_logging
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
 torch.set_num_threads(1)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+# absl (it comes with TensorBoard, and NNCF starts it) closes its stream when MONAI sets up logging. In a test that is
+# pytest's capture file, and the worker dies of it; outside it is the terminal, which absl leaves open.
+absl_logging.PythonHandler.close = logging.StreamHandler.close  # type: ignore[method-assign]
 
 
 @pytest.fixture(scope="session")
