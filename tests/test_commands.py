@@ -126,7 +126,7 @@ def test_values_reach_the_run(
     [
         (["--bath_size", "4"], "did you mean --batch_size?"),
         (["--no-preveiw"], "did you mean --"),
-        (["--batch_size", "many"], "--batch_size takes a whole number, got 'many'"),
+        (["--num_workers", "many"], "--num_workers takes a whole number, got 'many'"),
         (["--preview=maybe"], "--preview takes true or false, got 'maybe'"),
         (["--dataset_dir", "IN"], "esp-medsam segment IN OUT"),
         (["more"], "more"),

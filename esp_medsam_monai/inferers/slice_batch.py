@@ -86,8 +86,8 @@ class SliceBatchInferer(Inferer):
         bundle_root: str | os.PathLike[str] | None = None,
     ) -> None:
         super().__init__()
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size should be at least 1, got {batch_size}.")
+        if batch_size is not None and not (isinstance(batch_size, int) and batch_size >= 1):
+            raise ValueError(f"batch_size should be a whole number, at least 1, got {batch_size!r}.")
         check_axis(axis)
         for modality, values in (label_values or {}).items():
             if not all(1 <= value <= 255 for value in values.values()):
