@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import warnings
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -127,18 +128,24 @@ def convert(network: ESPMedSAM, modality: str, side: int) -> Any:
         modality: name.
         side: side S of the images in pixels.
     """
-    frontend = importlib.import_module("openvino.frontend")
+    pytorch = _frontend()[1]
     decoder = importlib.import_module("openvino.frontend.pytorch.ts_decoder")
     image = torch.zeros(1, network.in_channels, side, side)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the tracer's: shapes are fixed here
         traced = torch.jit.trace(fuse(network, modality).cpu(), image, check_trace=False)
         # `openvino.convert_model` does this too, but reports its use to Intel, and traces three times.
-        pytorch = frontend.FrontEndManager().load_by_framework("pytorch")
         decoded = decoder.TorchScriptPythonDecoder(traced, example_input=image)  # must outlive the conversion
         model = pytorch.convert(pytorch.load(decoded))
     model.reshape(list(image.shape))
     return model
+
+
+@lru_cache(maxsize=1)
+def _frontend() -> tuple[Any, Any]:
+    """OpenVINO's reader of PyTorch models; its library must stay loaded as long as a model that it made."""
+    manager = importlib.import_module("openvino.frontend").FrontEndManager()
+    return manager, manager.load_by_framework("pytorch")
 
 
 def _openvino() -> Any:
