@@ -38,14 +38,8 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Libraries that compile networks stay in the process that loaded them, and tests that send signals to their own process
-# did not survive beside them: the two kinds run one after the other.
-COMPILING := tests/benchmarks tests/inferers/test_runtime_switch.py tests/runtimes tests/test_export_command.py \
-	tests/test_quantize_command.py
-
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS) $(COMPILING:%=--ignore=%)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS) $(COMPILING)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .

@@ -93,15 +93,14 @@ class OpenVINORuntime(Runtime):
         """An infer request with all threads, or a queue of requests with one thread each."""
         key = (modality, side, together)
         if key not in self._compiled:
-            ov = _openvino()
             threads = torch.get_num_threads()
             options = {
                 "INFERENCE_PRECISION_HINT": _HINTS[self.precision],
                 "INFERENCE_NUM_THREADS": threads,
                 "NUM_STREAMS": threads if together else 1,
             }
-            compiled = ov.Core().compile_model(self._model(modality, side), "CPU", options)
-            self._compiled[key] = ov.AsyncInferQueue(compiled, threads) if together else compiled.create_infer_request()
+            compiled = _core().compile_model(self._model(modality, side), "CPU", options)
+            self._compiled[key] = _openvino().AsyncInferQueue(compiled, threads) if together else compiled.create_infer_request()
         return self._compiled[key]
 
     def _model(self, modality: str, side: int) -> Any:
@@ -113,7 +112,7 @@ class OpenVINORuntime(Runtime):
                         f"no int8 model of these weights for {modality} at side {side}; make one with"
                         f" `esp-medsam quantize --modality {modality} --side {side}`, or use another precision."
                     )
-                self._models[key] = _openvino().Core().read_model(self.quantized[key])
+                self._models[key] = _core().read_model(self.quantized[key])
             else:
                 assert isinstance(self.network, ESPMedSAM)
                 self._models[key] = convert(self.network, modality, side)
@@ -139,6 +138,17 @@ def convert(network: ESPMedSAM, modality: str, side: int) -> Any:
         model = pytorch.convert(pytorch.load(decoded))
     model.reshape(list(image.shape))
     return model
+
+
+@lru_cache(maxsize=1)
+def _core() -> Any:
+    """The one ``openvino.Core`` of the process.
+
+    Each Core's CPU plugin gives the thread that loads it an alternate signal stack and, when it goes, puts back the
+    stack that it found. Of several Cores freed in another order the thread is left with a stack that is unmapped, and
+    the next signal with a handler (Ctrl+C) is a segmentation fault.
+    """
+    return _openvino().Core()
 
 
 @lru_cache(maxsize=1)
