@@ -24,10 +24,27 @@ from esp_medsam_monai.engines.calibration import CalibrationImages
 from esp_medsam_monai.engines.dice_table import DiceRow
 from esp_medsam_monai.engines.mask_agreement import MaskAgreement, summarize_agreement
 from esp_medsam_monai.engines.quantization import BundleQuantizer
+from esp_medsam_monai.networks import ESPMedSAM, fuse
 from esp_medsam_monai.runtimes import PRECISIONS, RUNTIMES, make_runtime
 from esp_medsam_monai.runtimes.quantized_files import find_quantized, quantized_folder
 
 Images = Sequence[dict[str, Any]]
+
+
+class EmulatedBf16:
+    """The folded network in bf16 as a processor without such instructions computes it: slowly, with the same masks."""
+
+    def __init__(self, network: ESPMedSAM) -> None:
+        self.network = network
+        self.modalities, self.img_size = network.modalities, network.img_size
+        self.default_modality = network.default_modality
+        self._modules: dict[str, torch.nn.Module] = {}
+
+    @torch.no_grad()
+    def __call__(self, x: torch.Tensor, modality: str) -> torch.Tensor:
+        if modality not in self._modules:
+            self._modules[modality] = fuse(self.network, modality).to(torch.bfloat16)
+        return self._modules[modality](x).float()
 
 
 class Timed:
@@ -55,10 +72,15 @@ def usable(args: argparse.Namespace, quantizer: BundleQuantizer, modality: str) 
     for name in args.runtime:
         for precision in args.precision:
             label = f"{name} {precision}"
-            if RUNTIMES[name].missing(torch.device("cpu"), precision) is not None:
+            emulated = args.emulate and (name, precision) == ("torch", "bf16")
+            if not emulated and RUNTIMES[name].missing(torch.device("cpu"), precision) is not None:
                 continue
             try:
-                runtime = make_runtime(quantizer.network, name, precision, "cpu", quantized=quantized)
+                runtime: Any = (
+                    EmulatedBf16(quantizer.network)
+                    if emulated
+                    else make_runtime(quantizer.network, name, precision, "cpu", quantized=quantized)
+                )
                 runtime(x, modality)  # compiled before anything is timed
             except RuntimeError as error:
                 print(f"{modality}: {label} is left out: {error}", file=sys.stderr)
@@ -95,6 +117,9 @@ def main() -> None:
     parser.add_argument("--modality", nargs="+", help="default: all of the bundle")
     parser.add_argument("--runtime", nargs="+", choices=list(RUNTIMES), default=["torch", "openvino"])
     parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
+    parser.add_argument(
+        "--emulate", action="store_true", help="bf16 in software on processors without it: its masks hold, not its time"
+    )
     parser.add_argument("--images", type=int, default=20, help="test images a modality, at most")
     parser.add_argument("--minutes", type=float, default=6.0, help="no new modality begins after so many")
     parser.add_argument("--json", type=Path, metavar="FILE", help="file for the results")

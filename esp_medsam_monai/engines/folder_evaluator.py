@@ -242,27 +242,27 @@ class FolderEvaluator(SupervisedEvaluator):
             self._have_met = True
 
     def _begin(self) -> None:
-        """Note the weights, and leave out what is done."""
+        """Note the weights, leave out what is done, and choose the runtime."""
         if path := getattr(self.state, "weights", None):
             self.records.report.note_weights(path, getattr(self.state, "weights_sha256", None))
         self.cases.finished = {case.name for case in self.cases.cases if self.records.is_finished(case)}
         if self.cases.finished:
             _LOGGER.info("%d of %d cases are done already", len(self.cases.finished), len(self.cases))
+        if len(self.cases.finished) < len(self.cases):
+            self.slices.prepare(self.network)
         self._has_begun = True
         self._began = time.perf_counter()
 
     def _may_wait(self, index: int) -> bool:
         """Whether a case may be read before its turn."""
-        case = self.cases.cases[index]
-        return case.name in self.cases.finished or is_small(case)
+        return (case := self.cases.cases[index]).name in self.cases.finished or is_small(case)
 
     def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> dict:
         case = self.cases.cases[self.cases.index[batchdata["case"]]]
         if "finished" in batchdata:
             self.records.skipped(case)
             return {}
-        # If it is not ours, its turn comes when the other run is done with it.
-        self._if_ours(engine, case, lambda: batchdata)
+        self._if_ours(engine, case, lambda: batchdata)  # if not, its turn comes when the other run is done with it
         return {}
 
     def _take_turn(self, index: int, wait: float = -1) -> None:

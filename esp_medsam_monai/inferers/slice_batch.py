@@ -24,6 +24,7 @@ from .batch_size import slices_at_a_time
 from .decision import decide
 from .memory import is_out_of_memory, release_memory
 from .network_clock import NetworkClock
+from .network_device import device_of, unwrapped
 from .runtime_switch import RuntimeSwitch
 
 __all__ = ["SliceBatchInferer"]
@@ -115,6 +116,14 @@ class SliceBatchInferer(Inferer):
         """Runtime and precision of the last call, for instance ``openvino fp32``; None for the network as it is."""
         return self._switch.description
 
+    def prepare(self, network: Callable[..., torch.Tensor]) -> None:
+        """Choose the runtime now, which may take a while the first time, and not at the first image.
+
+        Raises:
+            InputRefused: ``NO_RUNTIME`` when what was asked for cannot be used here.
+        """
+        self._switch(unwrapped(network))
+
     @torch.no_grad()
     def __call__(
         self,
@@ -173,7 +182,7 @@ class SliceBatchInferer(Inferer):
         **kwargs: Any,
     ) -> torch.Tensor:
         """Labels or logits of all slices of an image ``(C, *spatial)``, in as large batches as memory allows."""
-        home = _device(network, image)
+        home = device_of(network, image)
         suitable = self.batch_size or slices_at_a_time(home, self._side(network, modality))
         stack: torch.Tensor | None = None
         start = 0
@@ -189,7 +198,7 @@ class SliceBatchInferer(Inferer):
                         raise
                 # Not inside the handler: until it is left, the exception holds the tensors that are in the way.
                 if part is None:
-                    self._make_room(network, _device(network, image), len(slices), image)
+                    self._make_room(network, device_of(network, image), len(slices), image)
                     continue
                 if stack is None:
                     stack = part.new_empty((count, *part.shape[1:]))
@@ -198,7 +207,7 @@ class SliceBatchInferer(Inferer):
                 bar.update(len(part))
         finally:
             bar.close()
-            if isinstance(network, nn.Module) and _device(network, image) != home:
+            if isinstance(network, nn.Module) and device_of(network, image) != home:
                 network.to(home)
         assert stack is not None
         return stack
@@ -244,9 +253,9 @@ class SliceBatchInferer(Inferer):
                 filled[varies.cpu()] = self._segment(slices[varies], network, modality, *args, **kwargs)
             return filled
         size = self._side(network, modality)
-        x = resize(slices.to(_device(network, slices), torch.float32), (size, size))
+        x = resize(slices.to(device_of(network, slices), torch.float32), (size, size))
         x = self.slice_transform(x) if self.slice_transform is not None else x.expand(-1, 3, -1, -1)
-        run = self._switch(_unwrap(network)) if not (args or kwargs) else network
+        run = self._switch(unwrapped(network)) if not (args or kwargs) else network
         with self._clock.running(x.device):
             logits = run(x, modality, *args, **kwargs)
         logits = resize(logits[:, : len(values)].float(), slices.shape[-2:])
@@ -254,7 +263,7 @@ class SliceBatchInferer(Inferer):
 
     def _side(self, network: Callable[..., torch.Tensor], modality: str | None) -> int:
         """Side of the square that slices of a modality are stretched to."""
-        return image_side(modality, self.image_size or _unwrap(network).img_size, self.image_sizes)
+        return image_side(modality, self.image_size or unwrapped(network).img_size, self.image_sizes)
 
     def _modalities(self, inputs: torch.Tensor, modality: str | Sequence[str] | None) -> list[str | None]:
         """The modality of every image of the batch."""
@@ -268,7 +277,7 @@ class SliceBatchInferer(Inferer):
 
     def values(self, network: Callable[..., torch.Tensor]) -> Mapping[str, Mapping[str, int]]:
         """Label values of all targets, ``{modality: {target: value}}``; ``network`` as for the call."""
-        return self.label_values or label_table(_unwrap(network).modalities)
+        return self.label_values or label_table(unwrapped(network).modalities)
 
     def targets(self, network: Callable[..., torch.Tensor], modality: str | None) -> dict[str, int]:
         """Targets of a modality, one for each channel of the network's logits, with their label values.
@@ -280,20 +289,9 @@ class SliceBatchInferer(Inferer):
         Raises:
             ValueError: when the modality is unknown, or there is no default.
         """
-        module, table = _unwrap(network), self.values(network)
+        module, table = unwrapped(network), self.values(network)
         if modality is None:
             modality = getattr(module, "default_modality", None) or (next(iter(table)) if len(table) == 1 else None)
         if modality is None or modality not in table:
             raise ValueError(f"no label values for the modality {modality!r}; known: {', '.join(table)}.")
         return dict(table[modality])
-
-
-def _unwrap(network: Any) -> Any:
-    """The network itself behind ``DistributedDataParallel``."""
-    return network.module if isinstance(network, (nn.parallel.DistributedDataParallel, nn.DataParallel)) else network
-
-
-def _device(network: Any, default: torch.Tensor) -> torch.device:
-    """Where the network computes; that of the input for a callable without parameters."""
-    parameters = network.parameters() if isinstance(network, nn.Module) else iter(())
-    return next((parameter.device for parameter in parameters), default.device)

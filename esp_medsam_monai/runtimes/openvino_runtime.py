@@ -100,7 +100,9 @@ class OpenVINORuntime(Runtime):
                 "NUM_STREAMS": threads if together else 1,
             }
             compiled = _core().compile_model(self._model(modality, side), "CPU", options)
-            self._compiled[key] = _openvino().AsyncInferQueue(compiled, threads) if together else compiled.create_infer_request()
+            self._compiled[key] = (
+                _openvino().AsyncInferQueue(compiled, threads) if together else compiled.create_infer_request()
+            )
         return self._compiled[key]
 
     def _model(self, modality: str, side: int) -> Any:

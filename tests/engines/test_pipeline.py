@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 
 from esp_medsam_monai.engines import CaseDataset, case_records, case_size, case_writer
+from esp_medsam_monai.inferers import SliceBatchInferer
 from esp_medsam_monai.io import RunReport
-from tests.engines.folder_runs import Bright, exit_status, make_evaluator, report_rows
+from esp_medsam_monai.networks import ESPMedSAM
+from tests.engines.folder_runs import MODALITIES, Bright, exit_status, make_evaluator, report_rows
+from tests.networks.conftest import randomise
 
 CASES = ["chest", "mr/deep/a", "mr/deep/b"]
 LONG = 60.0
@@ -166,3 +169,13 @@ def test_values_times_add_up(folder: Path, tmp_path: Path) -> None:
     again = json.loads((out / "report.json").read_text(encoding="utf-8"))
     assert set(again["run"]["seconds_by_stage"].values()) == {0.0}, "what an earlier run did is no time of this one"
     assert [row["seconds_by_stage"] for row in again["cases"]] == [row["seconds_by_stage"] for row in rows.values()]
+
+
+def test_bad_input_a_runtime_that_is_not_there_ends_the_run_at_once(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    made = make_evaluator(folder, out, randomise(ESPMedSAM(MODALITIES, img_size=64)))
+    made.inferer = made.slices = SliceBatchInferer(runtime="torch", precision="fp16")
+    assert exit_status(made) == 1
+    run = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    assert run["cases"] == []
+    assert "NO_RUNTIME" in run["run"]["notes"][0]
