@@ -129,10 +129,10 @@ def test_published_divisor_is_stated() -> None:
     assert stated["divisor"] == stated["mean"] == "[123.675, 116.28, 103.53]"
 
 
-def _monai(bundle: Path, command: str, path: Path, *words: str) -> None:
+def _monai(bundle: Path, command: str, path: Path, *words: str, net_id: str = "network_def") -> None:
     configs = bundle / "configs"
     given = {
-        "net_id": "network_def",
+        "net_id": net_id,
         "filepath": path,
         "ckpt_file": bundle / "models" / "model.pt",
         "meta_file": configs / "metadata.json",
@@ -148,15 +148,17 @@ def _monai(bundle: Path, command: str, path: Path, *words: str) -> None:
 
 @pytest.mark.slow
 def test_onnx_export_of_monai(bundle: Path, tmp_path: Path) -> None:
-    """One input: images of the default modality, as many as ``--input_shape`` says."""
+    """``exported`` of the config: one input, images of one modality, any number of them."""
     for name in ("onnx", "onnxscript"):
         pytest.importorskip(name, reason="PyTorch's exporter needs extra export")
-    _monai(bundle, "onnx_export", tmp_path / "m.onnx", "--input_shape", f"[2,3,{SIDE},{SIDE}]")
+    kwargs = {"input_names": ["image"], "output_names": ["logits"], "dynamic_axes": {"image": {0: "batch"}}}
+    words = ("--modality", "mr", "--input_shape", f"[2,3,{SIDE},{SIDE}]", "--converter_kwargs", str(kwargs))
+    _monai(bundle, "onnx_export", tmp_path / "m.onnx", *words, net_id="exported")
     session = _session(tmp_path / "m.onnx")
-    images = torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
-    expected = _expected(bundle, images, "dermoscopy")
-    (image,) = session.get_inputs()
-    np.testing.assert_allclose(session.run(None, {image.name: images.numpy()})[0], expected, atol=1e-3)
+    for count in (1, 3):
+        images = torch.randn(count, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(count))
+        found = session.run(["logits"], {"image": images.numpy()})[0]
+        np.testing.assert_allclose(found, _expected(bundle, images, "mr"), atol=1e-3)
 
 
 @pytest.mark.slow

@@ -48,7 +48,7 @@ def preprocessing(
 
     Args:
         keys: keys of the images: paths, lists of DICOM files or folders with one series.
-        modality: the user's word for all images; None or empty text when she said nothing.
+        modality: the user's word for all images; None, empty text or ``auto`` when she said nothing.
         modalities: the network's ``{modality: [targets]}``; images of other modalities are refused.
         default_modality: what to assume when nothing says it; None refuses such an image.
         rules: which doubtful inputs are read all the same, see :class:`~esp_medsam_monai.io.ReadingRules`.
@@ -125,6 +125,7 @@ def training_transforms(
     paste_modalities: Sequence[str] = ("mr",),
     rules: ReadingRules | None = None,
     image_sizes: Mapping[str, int] | None = None,
+    listed_slices: bool = False,
 ) -> Compose:
     """Chain for training: one 2D sample out of each entry ``{"image", "label", "modality"}`` of a datalist.
 
@@ -143,6 +144,8 @@ def training_transforms(
         rules: see :func:`preprocessing`.
         image_sizes: ``{modality: side}`` of modalities that are seen larger: stretched to that side, of which a sample
             is a random square of side S (for validation the one in the middle), so that batches stay uniform.
+        listed_slices: for validation, take the slice that an entry names under ``slice`` instead, see
+            :class:`~esp_medsam_monai.transforms.TakeSliced`.
 
     Returns:
         Chain after which ``image`` is float32 ``(3, S, S)`` as the network takes it, ``label`` uint8 ``(1, S, S)`` of
@@ -168,7 +171,7 @@ def training_transforms(
         ]
     else:
         steps += [
-            LargestSliced(keys),
+            TakeSliced(keys) if listed_slices else LargestSliced(keys),
             ResizeSliced(keys, image_size, sizes=image_sizes),
             CenterSpatialCropd(keys, image_size),
         ]

@@ -9,13 +9,9 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
 from esp_medsam_monai.errors import InputRefused
-from esp_medsam_monai.modalities import MODALITIES, check_modalities, modality_from_code
+from esp_medsam_monai.modalities import MODALITIES, check_modalities, is_said, modality_from_code
 
 __all__ = ["RouteModality", "RouteModalityD", "RouteModalityDict", "RouteModalityd"]
-
-
-def _is_said(word: Any) -> bool:
-    return word is not None and not (isinstance(word, str) and not word.strip())
 
 
 class RouteModality:
@@ -26,7 +22,7 @@ class RouteModality:
     names and DICOM codes are understood, case ignored.
 
     Args:
-        modality: the user's word for all images; None or empty text when she said nothing.
+        modality: the user's word for all images; None, empty text or ``auto`` when she said nothing.
         modalities: the network's ``{modality: [targets]}``; None accepts every known modality.
         default_modality: what to assume when nothing else says it; None refuses such an image.
     """
@@ -63,7 +59,7 @@ class RouteModality:
         )
         file = meta.get("filename_or_obj", "an image")
         for source, word in candidates:
-            if _is_said(word):
+            if is_said(word):
                 meta["modality"], meta["modality_source"] = self._name(word, file, source), source
                 return img
         raise InputRefused(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .choices import AUTO, is_said, modality_choices
 from .codes import Code, TargetCodes
 from .labels import (
     AddedTarget,
@@ -28,6 +29,7 @@ from .table import (
 )
 
 __all__ = [
+    "AUTO",
     "MODALITIES",
     "PUBLISHED_MODALITIES",
     "SHIPPED_MODALITIES",
@@ -42,8 +44,10 @@ __all__ = [
     "describe_target",
     "extended_modalities",
     "image_side",
+    "is_said",
     "label_names",
     "label_values",
+    "modality_choices",
     "modality_from_code",
     "published_modalities",
     "shipped_image_sizes",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from esp_medsam_monai.runtimes.base import PRECISIONS, Runtime, RuntimeMissing
 from esp_medsam_monai.runtimes.checking import SelfCheck, fingerprint, self_check
 from esp_medsam_monai.runtimes.choose import RUNTIMES, available_runtimes, make_runtime
+from esp_medsam_monai.runtimes.folded_for_export import FoldedForExport
 from esp_medsam_monai.runtimes.onnx_check import check_onnx, decided_images, missing_for_check
 from esp_medsam_monai.runtimes.onnx_export import export_onnx, missing_for_export
 from esp_medsam_monai.runtimes.onnx_runtime import OnnxRuntime
@@ -16,6 +17,7 @@ from esp_medsam_monai.runtimes.torch_runtime import TorchRuntime
 __all__ = [
     "PRECISIONS",
     "RUNTIMES",
+    "FoldedForExport",
     "OnnxRuntime",
     "OpenVINORuntime",
     "Runtime",
