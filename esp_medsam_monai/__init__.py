@@ -8,7 +8,7 @@ from typing import Any
 
 __all__ = ["__version__", "segment"]
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"
 
 # `transforms/` lies at the top of the repository and becomes a subpackage when installed (see setup.cfg). From a mere
 # checkout Python finds this folder and not the other, so say what to do instead of failing somewhere deep inside.

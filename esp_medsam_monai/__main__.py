@@ -1,4 +1,4 @@
-"""Command line: ``esp-medsam segment | info | import-weights | datalist | quantize``, also as a module of Python.
+"""Command line: ``esp-medsam COMMAND``, also as a module of Python.
 
 The commands are in :mod:`esp_medsam_monai.commands`; here they are gathered, and what goes wrong is told in a line.
 """
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from . import __version__
-from .commands import datalist, export, import_weights, info, quantize, segment
+from .commands import datalist, export, import_weights, info, label, label_rollback, quantize, segment
 
 __all__ = ["main"]
 
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.add_argument("--version", action="version", version=__version__)
         commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
         words = segment.add(commands, words)
-        for command in (info, import_weights, datalist, quantize, export):
+        for command in (info, import_weights, datalist, quantize, export, label, label_rollback):
             command.add(commands)
         args = parser.parse_args(words)
         text = args.handler(args)

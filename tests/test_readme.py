@@ -30,6 +30,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("bundles
 CHECKED_ELSEWHERE = {
     "make demo": ("test_packaging.py", "test_make_builds_its_environment"),
     "make test": ("test_packaging.py", "test_make_builds_its_environment"),
+    "make label STUDIES=STUDIES": ("label/test_guide.py", "test_make_label_starts_a_server"),
 }
 # A training as short as can be; nothing else is shortened.
 SHORT_TRAINING = shlex.split("--max_epochs 1 --samples_per_epoch 4 --batch_size 2 --image_size 64 --num_workers 0")
@@ -157,7 +158,7 @@ def sam_file(workplace) -> Path:
 @pytest.mark.parametrize(("command", "test"), CHECKED_ELSEWHERE.items())
 def test_other_commands_are_checked(command, test):
     assert command in [line for block in _blocks("bash") for line in _commands(block)]
-    spec = importlib.util.spec_from_file_location("elsewhere", Path(__file__).with_name(test[0]))
+    spec = importlib.util.spec_from_file_location("elsewhere", Path(__file__).parent / test[0])
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert callable(getattr(module, test[1]))

@@ -36,6 +36,7 @@ from .rank_sampler import RankSampler
 from .sampler import BalancedModalitySampler, SeededIndex
 from .schedule import TrainingSchedule
 from .segmentation_dataset import SegmentationDataset
+from .start_validation import StartValidation
 from .surface_metrics import Grid, SurfaceTolerance, surface_metrics
 from .tensorboard_handler import TensorBoardCurves
 from .trainable_parts import TrainableParts
@@ -76,6 +77,7 @@ __all__ = [
     "SeededIndex",
     "SegmentationDataset",
     "StartCheck",
+    "StartValidation",
     "SurfaceTolerance",
     "TensorBoardCurves",
     "TrainableParts",

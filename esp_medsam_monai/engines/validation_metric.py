@@ -1,4 +1,4 @@
-"""Mean Dice per modality of 2D validation images, for MONAI's ``SupervisedEvaluator``."""
+"""Dice per modality of 2D validation images, for MONAI's ``SupervisedEvaluator``."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 from ignite.engine import Engine
 from ignite.metrics import Metric
 from monai.utils import CommonKeys
+from monai.utils.misc import str2bool
 
-from esp_medsam_monai.engines.dice_table import DiceRow, dice_rows, summarize
+from esp_medsam_monai.engines.dice_table import DiceRow, by_target, dice_rows, dice_summary
 from esp_medsam_monai.engines.ranks import gather_objects
 from esp_medsam_monai.inferers.decision import decide
 from esp_medsam_monai.losses import labelled_targets
@@ -28,10 +29,14 @@ class ModalityDice(Metric):
 
     Args:
         modalities: ``{modality: [targets]}`` of the network.
+        pooled: of a target, take the Dice of the pixels of all images together instead of the mean over images. Where
+            the images are slices of volumes it is near that of the volumes: what is found in a slice without the target
+            counts by its size. A word will do.
     """
 
-    def __init__(self, modalities: Mapping[str, Sequence[str]]) -> None:
+    def __init__(self, modalities: Mapping[str, Sequence[str]], pooled: bool | str = False) -> None:
         self.values = label_values(modalities)
+        self.pooled = str2bool(pooled)
         self.rows: list[DiceRow] = []
         super().__init__()
 
@@ -58,12 +63,19 @@ class ModalityDice(Metric):
 
     def per_modality(self) -> dict[str, float]:
         """Mean over its targets for every modality that was seen."""
-        table = summarize(self.rows)
         means = {
-            modality: [entry["dice"] for entry in targets.values() if entry["dice"] is not None]
-            for modality, targets in table.items()
+            modality: [dice for rows in targets.values() if (dice := self._dice(rows)) is not None]
+            for modality, targets in by_target(self.rows).items()
         }
         return {modality: statistics.fmean(dice) for modality, dice in means.items() if dice}
+
+    def _dice(self, rows: Sequence[DiceRow]) -> float | None:
+        """Dice of one target."""
+        if not self.pooled:
+            return dice_summary(rows)["dice"]
+        sizes = [row.reference + row.predicted for row in rows]
+        overlaps = [(row.dice or 0.0) * size for row, size in zip(rows, sizes, strict=True)]
+        return sum(overlaps) / sum(sizes) if any(sizes) else None
 
     def compute(self) -> float:
         """Mean over modalities, 0 when there was nothing to compare."""

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from .slice_batch import SliceBatchInferer
+from .uncertainty import ImageUncertainty, Uncertainty
 
-__all__ = ["SliceBatchInferer"]
+__all__ = ["ImageUncertainty", "SliceBatchInferer", "Uncertainty"]

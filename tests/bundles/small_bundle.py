@@ -24,13 +24,14 @@ def make_small_bundle(repository: Path, root: Path, half: bool = False) -> Path:
         half: weights in half precision, as the shipped ones.
     """
     shutil.copytree(repository / "bundles" / "esp_medsam" / "configs", root / "configs")
-    config = root / "configs" / "inference.yaml"
-    text = config.read_text(encoding="utf-8")
-    small = re.sub(
-        r"^image_size: \d+\nimage_sizes:.*\n(  .*\n)*", f"image_size: {SIDE}\nimage_sizes: null\n", text, flags=re.M
-    )
-    assert small != text
-    config.write_text(small, encoding="utf-8")
+    for name in ("inference.yaml", "train.yaml"):
+        config = root / "configs" / name
+        text = config.read_text(encoding="utf-8")
+        small = re.sub(
+            r"^image_size: \d+\nimage_sizes:.*\n(  .*\n)*", f"image_size: {SIDE}\nimage_sizes: null\n", text, flags=re.M
+        )
+        assert small != text
+        config.write_text(small, encoding="utf-8")
     (root / "models").mkdir()
     torch.manual_seed(0)
     state = ESPMedSAM(shipped_modalities(), img_size=SIDE).state_dict()

@@ -103,6 +103,24 @@ def test_validation_is_the_mean_over_modalities_of_targets_of_images() -> None:
     assert state.metrics == pytest.approx({"val_dice": 0.375, "val_dice_xray": 0.75, "val_dice_mr": 0.0})
 
 
+@pytest.mark.parametrize(("pooled", "dice"), [(False, 0.5), ("true", 0.8)])
+def test_what_is_found_where_nothing_is_counts_by_its_size_when_pixels_are_pooled(
+    pooled: bool | str, dice: float
+) -> None:
+    """Four pixels found and there in one slice; in the other, two found where there is nothing."""
+    metric = ModalityDice({"xray": ["lung"]}, pooled)
+    label = torch.zeros(2, 1, 2, 4, dtype=torch.uint8)
+    label[0, :, :, :2] = 1
+    logits = torch.full((2, 1, 2, 4), -1.0)
+    logits[0, 0, :, :2] = logits[1, 0, :, 3] = 1.0
+    state = SimpleNamespace(batch={"modality": ["xray"] * 2}, output={"pred": logits, "label": label}, metrics={})
+    engine: Any = SimpleNamespace(state=state)
+    metric.iteration_completed(engine)
+    metric.completed(engine, "val_dice")
+    # One by one 1 and 0; all together 2 * 4 / (4 + 6).
+    assert state.metrics == pytest.approx({"val_dice": dice, "val_dice_xray": dice})
+
+
 def test_what_is_random_in_the_network_depends_on_seed_and_iteration_alone() -> None:
     biases, kept = [], []
 

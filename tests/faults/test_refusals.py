@@ -37,7 +37,8 @@ def _given(source: str, patterns: Iterable[str]) -> set[str]:
 
 
 def test_every_refusal_is_explained(source, page):
-    given = _given(source, (r'InputRefused\(\s*"([A-Z_]+)"', r'return one_line\(f"([A-Z_]+): '))
+    answers = (r'Exception\(\s*\d+,\s*f"([A-Z_]+): ', r'sentence = f"([A-Z_]+): ', r'_answer\(\d+, f"([A-Z_]+): ')
+    given = _given(source, (r'InputRefused\(\s*"([A-Z_]+)"', r'return one_line\(f"([A-Z_]+): ', *answers))
     assert _first_column(page[0]) == given
 
 

@@ -117,6 +117,17 @@ def test_the_validation_sample_is_the_picture_stretched_and_upright(entries):
     np.testing.assert_array_equal(first["label"][0].numpy() > 0, np.asarray(stored) > 0)
 
 
+def test_validation_takes_the_slice_that_an_entry_names(entries, volume):
+    """Of 20 axial slices the sixth alone is labelled."""
+    mask = volume(shape=(30, 36, 20), dtype="int16")
+    mask.array[:] = 0
+    mask.array[..., 5] = 2
+    mask.save(Path(entries[2]["label"]))
+    chain = training_transforms(NETWORK, SIZE, label_values=LABELS, augment=False, listed_slices=True)
+    filled = [bool(chain({**entries[2], "slice": (i, 20)})["label"].any()) for i in range(20)]
+    assert filled == [i == 5 for i in range(20)]
+
+
 def test_the_same_seed_gives_the_same_samples(entries):
     chain = training_transforms(NETWORK, SIZE, label_values=LABELS)
     runs = [[chain.set_random_state(seed)(dict(e))["image"] for e in entries] for seed in (0, 0, 1)]
