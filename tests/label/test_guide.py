@@ -23,9 +23,9 @@ CHECKED_ELSEWHERE = {  # by a word of the command: file and test
     "esp-medsam label ": ("test_infer.py", "test_info_shows_what_a_client_needs"),
     "make label-pacs": ("test_pacs.py", "test_make_label_pacs_goes_through_all_steps"),
     "sudo ": ("test_namespace.py", "test_a_missing_program_is_named"),
-    "label-rollback": ("test_published_weights.py", "test_"),
+    "label-rollback": ("test_published_weights.py", "test_the_command"),
     "pip install": ("../test_packaging.py", "test_make_builds_its_environment"),
-    "/train/": ("test_train_hippocampus.py", "test_"),
+    "/train/": ("training_client.py", "train"),
 }
 
 
