@@ -16,7 +16,7 @@ PACKAGING := setup.cfg pyproject.toml
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo label label-pacs test test-label nightly lint format clean
+.PHONY: help demo label label-pacs label-programs test test-label nightly lint format clean
 
 help:
 	@echo "make demo    masks on real images that come with packages, written to demo_output/"
@@ -56,8 +56,16 @@ label: $(LABEL_VENV)/.installed-label
 label-pacs: $(LABEL_VENV)/.installed-label
 	$(LABEL_VENV)/bin/python -m examples.pacs $(if $(SERIES),--series $(SERIES)) $(PACS_ARGS)
 
-test-label: $(LABEL_VENV)/.installed-label-test
-	OMP_NUM_THREADS=1 $(LABEL_VENV)/bin/python -m pytest tests/label tests/test_architecture.py
+# Debian's programs for the tests. Who may not install them gets the tests without, each with its reason.
+label-programs:
+	@{ command -v Orthanc && command -v chromium; } > /dev/null \
+	    || { test "$$(id -u)" = 0 && apt-get update -q \
+	        && apt-get install -q -y --no-install-recommends orthanc orthanc-dicomweb chromium \
+	        && { systemctl disable --now orthanc 2> /dev/null || true; }; } \
+	    || echo "PACS and viewer are not tested; as root: apt-get install orthanc orthanc-dicomweb chromium"
+
+test-label: label-programs $(LABEL_VENV)/.installed-label-test
+	OMP_NUM_THREADS=1 $(LABEL_VENV)/bin/python -m pytest $(PYTEST_ARGS) --dist loadfile tests/label tests/test_architecture.py
 
 # What .ci/run has no time for, too.
 nightly: test test-label

@@ -25,7 +25,7 @@ CHECKED_ELSEWHERE = {  # by a word of the command: file and test
     "sudo ": ("test_namespace.py", "test_a_missing_program_is_named"),
     "label-rollback": ("test_published_weights.py", "test_the_command"),
     "pip install": ("../test_packaging.py", "test_make_builds_its_environment"),
-    "/train/": ("training_client.py", "train"),
+    "/train/": ("training_client.py", "start"),
 }
 
 
