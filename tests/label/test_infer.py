@@ -59,12 +59,18 @@ def test_info_shows_what_a_client_needs(server: Server) -> None:
     assert info["labels"] == list(TABLE)
 
 
+@pytest.fixture(scope="module")
+def expected(studies: Path, small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The command's mask of the study."""
+    masks = segment(studies / "volume.nii.gz", tmp_path_factory.mktemp("expected") / "out", small_bundle)
+    assert len(np.unique(np.asanyarray(nib.load(masks / "volume_seg.nii.gz").dataobj))) > 1, (
+        "an empty mask shows nothing"
+    )
+    return masks / "volume_seg.nii.gz"
+
+
 @pytest.mark.parametrize("params", [{}, {"modality": "auto"}, {"modality": "mr"}, {"modality": ["auto", "mr"]}])
-def test_a_study_of_the_folder(
-    server: Server, studies: Path, small_bundle: Path, tmp_path: Path, params: dict[str, str]
-) -> None:
-    expected = segment(studies / "volume.nii.gz", tmp_path / "out", small_bundle) / "volume_seg.nii.gz"
-    assert len(np.unique(np.asanyarray(nib.load(expected).dataobj))) > 1, "an empty mask shows nothing"
+def test_a_study_of_the_folder(server: Server, expected: Path, tmp_path: Path, params: dict[str, str]) -> None:
     assert_same_mask(save(server.infer("volume", **params), tmp_path / "mask.nii.gz"), expected)
 
 
@@ -81,9 +87,7 @@ def test_outputs(server: Server) -> None:
     assert "DICOM" in refused.json()["detail"], "a folder of NIfTI has no series to refer to"
 
 
-def test_an_uploaded_file(server: Server, volume_file: Path, small_bundle: Path, tmp_path: Path) -> None:
-    alone = copy_files([volume_file], tmp_path / "alone")
-    expected = segment(alone, tmp_path / "out", small_bundle, "--modality=mr") / "volume_seg.nii.gz"
+def test_an_uploaded_file(server: Server, volume_file: Path, expected: Path, tmp_path: Path) -> None:
     assert_same_mask(save(server.infer(file=volume_file, modality="mr"), tmp_path / "mask.nii.gz"), expected)
     answer = server.infer(file=volume_file)
     assert answer.status_code == 422

@@ -62,4 +62,4 @@ def test_a_label_goes_to_the_server_and_comes_back(server: Server, studies: Path
     client.save_label("volume", str(tmp_path / "drawn.nii.gz"), "final")
     back = client.download_label("volume", "final")
     assert np.array_equal(np.asanyarray(nib.load(back).dataobj), drawn)
-    assert client.datastore()["completed"] == 1
+    assert client.info()["datastore"]["completed"] == 1
