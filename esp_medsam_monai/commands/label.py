@@ -49,8 +49,11 @@ def _run(args: argparse.Namespace) -> None:
     """Serve until interrupted.
 
     Raises:
+        FileNotFoundError: when there is no such folder of studies; MONAI Label would make an empty one.
         RuntimeError: when MONAI Label is not installed.
     """
+    if not args.studies.startswith(("http://", "https://")) and not Path(args.studies).is_dir():
+        raise FileNotFoundError(f"there is no folder {args.studies}; name one with studies, or the URL of a PACS.")
     if importlib.util.find_spec("monailabel") is None:
         raise RuntimeError(
             "MONAI Label is not installed here; it wants an environment of its own: `make label STUDIES=FOLDER`, or pip"

@@ -13,6 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from esp_medsam_monai.__main__ import main
 from tests.label.conftest import HAS_LABEL, WITHOUT
 from tests.label.label_server import Server, copy_files
 
@@ -82,3 +83,9 @@ def test_make_label_asks_for_studies(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "STUDIES": ""})
     assert done.returncode != 0
     assert "make label STUDIES=FOLDER" in done.stdout
+
+
+def test_a_folder_that_is_not_there_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["label", str(tmp_path / "nowhere")]) == 1
+    assert "there is no folder" in capsys.readouterr().err
+    assert not (tmp_path / "nowhere").exists()
