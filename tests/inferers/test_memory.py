@@ -99,7 +99,7 @@ def test_values_cpu_fallback(allowed: bool | str, monkeypatch: pytest.MonkeyPatc
         return network
 
     monkeypatch.setattr(network, "to", move)
-    monkeypatch.setattr("esp_medsam_monai.inferers.slice_batch._device", lambda *_: place[0])
+    monkeypatch.setattr("esp_medsam_monai.inferers.slice_batch.device_of", lambda *_: place[0])
     monkeypatch.setattr(torch.Tensor, "to", lambda x, *args, **kwargs: x.float())
     image = boxes(shape=(32, 32, 8), modality="mr")
     inferer = SliceBatchInferer(image_size=32, batch_size=1, cpu_fallback=allowed)
