@@ -90,13 +90,13 @@ class LabelServer:
         return pydicom.dcmread(io.BytesIO(answer.content))
 
     def stop(self) -> None:
-        """End it."""
+        """End it, and what it started: a scoring that outlives it still writes into the folder."""
         self._process.terminate()
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_STOP_LIMIT)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
 
 
 def show(namespace: Namespace, folder: Path, images: Path, port: int, once: bool) -> None:
