@@ -30,8 +30,8 @@ class NormalizeSlices(Transform):
         if divisor not in divisors:
             raise ValueError(f"divisor should be one of {sorted(divisors)}, got {divisor!r}.")
         self.divisor = divisor
-        self._mean = torch.tensor(_MEAN).view(3, 1, 1)
-        self._divisor = torch.tensor(divisors[divisor]).view(3, 1, 1)
+        cpu = torch.device("cpu")
+        self._constants = {cpu: tuple(torch.tensor(each).view(3, 1, 1) for each in (_MEAN, divisors[divisor]))}
 
     def __call__(self, slices: torch.Tensor) -> torch.Tensor:
         """
@@ -47,7 +47,10 @@ class NormalizeSlices(Transform):
         if slices.ndim not in (3, 4) or slices.shape[-3] not in (1, 3):
             raise ValueError(f"expected ([B,] 1 or 3, H, W), got shape {tuple(slices.shape)}.")
         x = slices.float()
-        return (x - self._mean.to(x.device)) / self._divisor.to(x.device)
+        if x.device not in self._constants:  # once: each copy to a GPU would wait for all that it has to do
+            self._constants[x.device] = tuple(each.to(x.device) for each in self._constants[torch.device("cpu")])
+        mean, divisor = self._constants[x.device]
+        return (x - mean) / divisor
 
 
 class NormalizeSlicesd(MapTransform):

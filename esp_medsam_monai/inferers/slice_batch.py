@@ -21,11 +21,13 @@ from esp_medsam_monai.modalities import label_values as label_table
 from esp_medsam_monai.networks.self_prompting import ABSENT_LOGIT
 
 from .batch_size import slices_at_a_time
+from .copy_stream import CopyStream
 from .decision import decide
 from .memory import is_out_of_memory, release_memory
 from .network_clock import NetworkClock
 from .network_device import device_of, unwrapped
 from .runtime_switch import RuntimeSwitch
+from .slice_transfer import SliceFeed, SliceStack, varying_slices
 
 __all__ = ["SliceBatchInferer"]
 
@@ -155,18 +157,17 @@ class SliceBatchInferer(Inferer):
         self.notes, self._clock = [], NetworkClock()
         names = self._modalities(inputs, modality)
         spatial = tuple(inputs.shape[2:])
-        channels = max(len(self.targets(network, name)) for name in names) if self.return_logits else 1
-        dtype = torch.float32 if self.return_logits else torch.uint8
+        widest = max((self.targets(network, name) for name in names), key=len)
+        channels, background, dtype = self._result(widest)
         # In the order in which the image lies in memory: across the orders, copying takes several times as long.
-        like = inputs.as_subclass(torch.Tensor)[:, :1].expand(-1, channels, *spatial)
-        result = torch.full_like(like, ABSENT_LOGIT if self.return_logits else 0, dtype=dtype, device="cpu")
+        plain = inputs.as_subclass(torch.Tensor)[:, :1].expand(-1, channels, *spatial)
+        result = torch.full_like(plain, background, dtype=dtype, device="cpu")
         for index, name in enumerate(names):
             image = inputs[index]
             meta = image.meta if isinstance(image, MetaTensor) else {}
             affine = image.affine if isinstance(image, MetaTensor) else torch.eye(4)
             plan = slice_plan(affine, spatial, self.axis, meta.get("slice_axis"))
-            count = 1 if image.ndim == 3 else spatial[plan.axis]
-            found = plan.from_slices(self._stack(image, plan, count, network, name, *args, **kwargs))
+            found = plan.from_slices(self._stack(image, plan, network, name, *args, **kwargs))
             result[index, : len(found)] = found
         labelled = MetaTensor(result)
         return labelled.copy_meta_from(inputs) if isinstance(inputs, MetaTensor) else labelled
@@ -175,7 +176,6 @@ class SliceBatchInferer(Inferer):
         self,
         image: torch.Tensor,
         plan: SlicePlan,
-        count: int,
         network: Callable[..., torch.Tensor],
         modality: str | None,
         *args: Any,
@@ -183,34 +183,42 @@ class SliceBatchInferer(Inferer):
     ) -> torch.Tensor:
         """Labels or logits of all slices of an image ``(C, *spatial)``, in as large batches as memory allows."""
         home = device_of(network, image)
+        targets = self.targets(network, modality)
         suitable = self.batch_size or slices_at_a_time(home, self._side(network, modality))
-        stack: torch.Tensor | None = None
-        start = 0
-        bar = tqdm(total=count, desc="slices", leave=False, disable=None if self.progress and count > 1 else True)
+        count = 1 if image.ndim == 3 else image.shape[1 + plan.axis]
+        chosen = varying_slices(image, plan)
+        stream = CopyStream.between(image.device, home)
+        feed = SliceFeed(image, plan, chosen, home, stream)
+        channels, background, dtype = self._result(targets)
+        shape = (count, channels, *(image.shape[1 + axis] for axis in plan.order[-2:]))
+        stack = SliceStack(chosen, shape, background, dtype, stream)
+        begin = 0
+        hidden = None if self.progress and count > 1 else True
+        bar = tqdm(total=count, initial=count - len(chosen), desc="slices", leave=False, disable=hidden)
         try:
-            while start < count:
-                slices = plan.to_slices(image, start, start + (self.batch_size or suitable))
+            while begin < len(chosen):
+                size = min(self.batch_size or suitable, len(chosen) - begin)
                 part: torch.Tensor | None = None
                 try:
-                    part = self._segment(slices, network, modality, *args, **kwargs)
+                    part = self._segment(feed.take(begin, size), targets, network, modality, *args, **kwargs)
                 except (RuntimeError, MemoryError) as error:
                     if not is_out_of_memory(error):
                         raise
                 # Not inside the handler: until it is left, the exception holds the tensors that are in the way.
                 if part is None:
-                    self._make_room(network, device_of(network, image), len(slices), image)
+                    self._make_room(network, feed.device, size, image)
+                    if (device := device_of(network, image)) != feed.device:
+                        feed = SliceFeed(image, plan, chosen, device)
                     continue
-                if stack is None:
-                    stack = part.new_empty((count, *part.shape[1:]))
-                stack[start : start + len(part)] = part
-                start += len(part)
-                bar.update(len(part))
+                feed.look_ahead(begin + size, self.batch_size or suitable)
+                stack.put(begin, part)
+                begin += size
+                bar.update(size)
         finally:
             bar.close()
             if isinstance(network, nn.Module) and device_of(network, image) != home:
                 network.to(home)
-        assert stack is not None
-        return stack
+        return stack.finished()
 
     def _make_room(self, network: Any, device: torch.device, slices: int, image: torch.Tensor) -> None:
         """Halve the batch or move to the CPU, and say so; the next try follows."""
@@ -236,30 +244,25 @@ class SliceBatchInferer(Inferer):
     def _segment(
         self,
         slices: torch.Tensor,
+        targets: Mapping[str, int],
         network: Callable[..., torch.Tensor],
         modality: str | None,
         *args: Any,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """Labels ``(S, 1, H, W)`` or logits ``(S, K, H, W)`` of upright slices ``(S, C, H, W)``, on the CPU."""
-        values = list(self.targets(network, modality).values())
-        pixels = slices.flatten(2)
-        varies = (pixels.amax(2) != pixels.amin(2)).any(1)
-        if not bool(varies.all()):
-            shape = (len(slices), len(values) if self.return_logits else 1, *slices.shape[-2:])
-            dtype = torch.float32 if self.return_logits else torch.uint8
-            filled = torch.full(shape, ABSENT_LOGIT if self.return_logits else 0, dtype=dtype)
-            if bool(varies.any()):
-                filled[varies.cpu()] = self._segment(slices[varies], network, modality, *args, **kwargs)
-            return filled
+        """Labels ``(S, 1, H, W)`` or logits ``(S, K, H, W)`` of upright slices ``(S, C, H, W)``, where they lie."""
         size = self._side(network, modality)
-        x = resize(slices.to(device_of(network, slices), torch.float32), (size, size))
+        x = resize(slices.to(torch.float32), (size, size))
         x = self.slice_transform(x) if self.slice_transform is not None else x.expand(-1, 3, -1, -1)
         run = self._switch(unwrapped(network)) if not (args or kwargs) else network
         with self._clock.running(x.device):
             logits = run(x, modality, *args, **kwargs)
-        logits = resize(logits[:, : len(values)].float(), slices.shape[-2:])
-        return (logits if self.return_logits else decide(logits, values)).cpu()
+        logits = resize(logits[:, : len(targets)].float(), slices.shape[-2:])
+        return logits if self.return_logits else decide(logits, list(targets.values()))
+
+    def _result(self, targets: Mapping[str, int]) -> tuple[int, float, torch.dtype]:
+        """Channels, background and type of what is returned for these targets."""
+        return (len(targets), ABSENT_LOGIT, torch.float32) if self.return_logits else (1, 0, torch.uint8)
 
     def _side(self, network: Callable[..., torch.Tensor], modality: str | None) -> int:
         """Side of the square that slices of a modality are stretched to."""

@@ -7,6 +7,7 @@ import torch
 
 from esp_medsam_monai.errors import InputRefused
 from esp_medsam_monai.inferers import SliceBatchInferer
+from esp_medsam_monai.inferers.copy_stream import CopyStream
 from esp_medsam_monai.inferers.memory import is_out_of_memory, release_memory
 from tests.inferers.bright import Bright, batch, boxes
 
@@ -100,6 +101,7 @@ def test_values_cpu_fallback(allowed: bool | str, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(network, "to", move)
     monkeypatch.setattr("esp_medsam_monai.inferers.slice_batch.device_of", lambda *_: place[0])
+    monkeypatch.setattr(CopyStream, "between", lambda *_: None)
     monkeypatch.setattr(torch.Tensor, "to", lambda x, *args, **kwargs: x.float())
     image = boxes(shape=(32, 32, 8), modality="mr")
     inferer = SliceBatchInferer(image_size=32, batch_size=1, cpu_fallback=allowed)
