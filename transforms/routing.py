@@ -64,8 +64,9 @@ class RouteModality:
                 return img
         raise InputRefused(
             "NO_MODALITY",
-            f"nothing says which modality {file} is. Give --modality NAME, or put a file beside it that is named like"
-            f' it and ends in .json, with {{"modality": "NAME"}} in it. Known names: {self._list(self._known())}.',
+            f"nothing says which modality {file} is. Give --modality NAME (MONAI Label: the option modality), or put a"
+            f' file beside it that is named like it and ends in .json, with {{"modality": "NAME"}} in it. Known names:'
+            f" {self._list(self._known())}.",
         )
 
     def _known(self) -> list[str]:
