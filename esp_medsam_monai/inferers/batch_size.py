@@ -27,14 +27,13 @@ def slices_at_a_time(device: torch.device, side: int) -> int:
         side: of the network's square, in pixels.
 
     Returns:
-        1 to 64: on a GPU as many as half of its free memory holds, on a CPU as many as have the pixels of one square
-        of side 1024.
+        1 to 64: on a GPU as many as half of its free memory holds, as a power of two, which stays the same while the
+        free memory varies a little; on a CPU as many as have the pixels of one square of side 1024.
     """
     if device.type == "cuda":
         # What torch keeps for later is free too.
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         free = torch.cuda.mem_get_info(device)[0] + kept
-        pixels = int(free * GPU_SHARE) // BYTES_PER_PIXEL
-    else:
-        pixels = CPU_PIXELS
-    return max(1, min(MOST, pixels // side**2))
+        fitting = int(free * GPU_SHARE) // BYTES_PER_PIXEL // side**2
+        return min(MOST, 1 << max(0, fitting.bit_length() - 1))
+    return max(1, min(MOST, CPU_PIXELS // side**2))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from esp_medsam_monai.networks import ESPMedSAM, SelfPromptingNetwork, fuse
 from esp_medsam_monai.runtimes.base import Runtime
-from esp_medsam_monai.runtimes.cuda_graph import GraphedModule
+from esp_medsam_monai.runtimes.cuda_graph import GraphedModule, GraphStore
 from esp_medsam_monai.runtimes.processor import has_bf16
 
 __all__ = ["TorchRuntime"]
@@ -19,7 +19,7 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class TorchRuntime(Runtime):
-    """The folded network in PyTorch; on a GPU as CUDA graphs, one for each batch size and side.
+    """The folded network in PyTorch; on a GPU as CUDA graphs.
 
     Networks that cannot be folded (the teacher) run as they are, under autocast for less than float32.
 
@@ -42,6 +42,7 @@ class TorchRuntime(Runtime):
         super().__init__(network, precision, device)
         self.graphs = graphs and self.device.type == "cuda"
         self._modules: dict[str | None, Callable[..., Any]] = {}
+        self._graphs = GraphStore()
 
     @classmethod
     def missing(cls, device: torch.device, precision: str) -> str | None:
@@ -99,4 +100,4 @@ class TorchRuntime(Runtime):
             return plain
         # Convolutions of a GPU and of oneDNN are fastest with the channels last.
         module = fuse(self.network, modality).to(self.device, dtype).to(memory_format=torch.channels_last)
-        return GraphedModule(module) if self.graphs else module
+        return GraphedModule(module, self._graphs) if self.graphs else module

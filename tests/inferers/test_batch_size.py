@@ -17,7 +17,7 @@ def test_values_a_batch_on_the_cpu_has_the_pixels_of_one_large_square() -> None:
     assert [slices_at_a_time(cpu, side) for side in (1024, 2048, 512, 224, 16)] == [1, 1, 4, 20, 64]
 
 
-@pytest.mark.parametrize(("free_gb", "expected"), [(0.5, 1), (8, 8), (500, 64)])
+@pytest.mark.parametrize(("free_gb", "expected"), [(0.5, 1), (8, 8), (15.9, 8), (500, 64)])
 def test_values_a_batch_on_a_gpu_goes_by_its_free_memory(
     free_gb: float, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,6 +39,18 @@ def test_a_result_survives_the_next_batch(network):
     assert torch.equal(first, kept)
 
 
+def test_recordings_of_any_batch_and_modality_share_memory(network):
+    """In any order, with results kept: a recording that wrote into another's would show."""
+    run = TorchRuntime(network, "fp32")
+    x = torch.randn(15, 3, 96, 96, generator=torch.Generator().manual_seed(0)).cuda()
+    sizes = [(size, name) for size in (15, 2, 8, 5, 1) for name in ("mr", "xray")]
+    with torch.no_grad():
+        for turn in (sizes, sizes[::-1], sizes):
+            found = [run(x[:size], name) for size, name in turn]
+            for (size, name), logits in zip(turn, found, strict=True):
+                torch.testing.assert_close(logits, network(x[:size], name), atol=1e-3, rtol=0.05)
+
+
 def test_a_mixed_batch_waits_for_nothing(network):
     run = TorchRuntime(network, "fp16")
     x = torch.randn(4, 3, 96, 96).cuda()
