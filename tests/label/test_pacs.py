@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,7 +22,6 @@ from pydicom.dataset import Dataset
 
 pytest.importorskip("monailabel", reason="needs an environment with MONAI Label: make test-label")
 
-from examples.pacs.__main__ import LabelServer
 from examples.pacs.orthanc import Orthanc, missing_for_orthanc
 from examples.pacs.sample import write_sample
 from tests.label.label_server import Server, segment
@@ -100,45 +98,6 @@ def _same(mask: nib.Nifti1Image, reference: nib.Nifti1Image) -> None:
     assert mask.shape == reference.shape
     np.testing.assert_allclose(mask.affine, reference.affine, rtol=0, atol=1e-5)
     assert np.count_nonzero(np.asarray(mask.dataobj) != np.asarray(reference.dataobj)) == 0
-
-
-class _NoisyServer:
-    """In the place of a namespace: starts, instead of a server, what a server with a scoring process looks like."""
-
-    SCRIPT = """
-import itertools, pathlib, subprocess, sys, time
-folder = pathlib.Path(sys.argv[1])
-if len(sys.argv) == 2:
-    subprocess.Popen([sys.executable, __file__, str(folder), "child"])
-for number in itertools.count():
-    if len(sys.argv) > 2:
-        folder.joinpath(f"{number}.txt").touch()
-    time.sleep(0.01)
-"""
-
-    def __init__(self, folder: Path) -> None:
-        self.script, self.written = folder / "server.py", folder / "written"
-        self.script.write_text(self.SCRIPT, encoding="utf-8")
-        self.written.mkdir()
-
-    def forward(self, port: int) -> None:
-        """Nothing is inside that could be reached."""
-
-    def popen(self, command: object, **options: object) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([sys.executable, str(self.script), str(self.written)], **options)
-
-
-def test_nothing_that_the_server_started_writes_after_its_end(tmp_path):
-    """A scoring that outlived the demonstration's server kept its folder from being removed."""
-    noisy = _NoisyServer(tmp_path)
-    server = LabelServer(noisy, "http://127.0.0.1:1/dicom-web", tmp_path, 0)
-    while not list(noisy.written.iterdir()):
-        time.sleep(0.01)
-    server.stop()
-    time.sleep(0.1)  # the kernel ends the processes of a group one by one
-    last = len(list(noisy.written.iterdir()))
-    time.sleep(0.3)
-    assert len(list(noisy.written.iterdir())) == last
 
 
 def test_the_sample_lies_where_its_volume_lies(tmp_path):
