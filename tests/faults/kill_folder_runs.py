@@ -7,6 +7,7 @@ into seconds of imports. ``python -m tests.faults.kill_folder_runs IN OUT TRIALS
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import signal
@@ -31,14 +32,18 @@ def start(folder: Path, out: Path) -> int:
     return child
 
 
-def ended(child: int, seconds: float) -> bool:
-    """Wait that long; whether the run ended by itself."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+def ended(child: int, out: Path, seconds: float, masks: int) -> bool:
+    """Wait that long, or until so many more masks are visible; whether the run ended by itself."""
+    deadline, enough = time.monotonic() + seconds, visible(out) + masks
+    while time.monotonic() < deadline and visible(out) < enough:
         if os.waitpid(child, os.WNOHANG)[0]:
             return True
         time.sleep(0.002)
     return False
+
+
+def visible(out: Path) -> int:
+    return sum(not path.name.startswith(".") for path in out.rglob("*_seg.nii.gz"))
 
 
 def bad_masks(out: Path, expected: Path) -> list[str]:
@@ -70,8 +75,11 @@ def main(folder: Path, work: Path, trials: int, seed: int) -> dict[str, Any]:
     rounds = 0
     while len(killed) < trials:
         child = start(folder, out)
-        seconds = chance.uniform(0, whole)
-        if ended(child, seconds):
+        # Every other kill waits for a new mask, whatever the speed of the machine is then; the others come at any
+        # time. None lets more than two cases pass, so that the kills are spread over the run on every machine.
+        seconds = math.inf if len(killed) % 2 else chance.uniform(0, whole)
+        began = time.monotonic()
+        if ended(child, out, seconds, 1 if len(killed) % 2 else 2):
             # Everything is done; begin anew, so that the next kill meets work.
             out.rename(work / f"round{rounds}")
             rounds += 1
@@ -79,7 +87,7 @@ def main(folder: Path, work: Path, trials: int, seed: int) -> dict[str, Any]:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         done = [case for case, row in report_rows(out).items() if row["status"] == "done"] if seen(out) else []
-        killed.append({"after": round(seconds, 3), "done": len(done)})
+        killed.append({"after": round(time.monotonic() - began, 3), "done": len(done)})
         bad += bad_masks(out, calm)
     final = exit_status(make_evaluator(folder, out, preview=True))
     return {"calm": status, "seconds": whole, "killed": killed, "bad": bad, "final": final, "rounds": rounds}
