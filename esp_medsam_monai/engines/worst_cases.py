@@ -129,12 +129,10 @@ def _panels(
         caption = f"{index + 1} / {len(counts)}"
     picture = plan.to_slices(image, index, index + 1)
     masks = [torch.zeros_like(reference, dtype=torch.uint8), reference.to(torch.uint8), 2 * predicted.to(torch.uint8)]
-    panels = []
-    for i, mask in enumerate(masks):
-        panel = slice_panel(picture, plan.to_slices(mask, index, index + 1), caption if i == 0 else "", MAX_PIXELS)
-        panels.append(
-            Panel((panel.picture * 255).round().astype(np.uint8), panel.labels.astype(np.uint8), panel.caption)
-        )
+    panels = [
+        slice_panel(picture, plan.to_slices(mask, index, index + 1), caption if i == 0 else "", MAX_PIXELS)
+        for i, mask in enumerate(masks)
+    ]
     spacing = affine_to_spacing(to_affine_nd(3, image.affine.detach().cpu().numpy().astype(np.float64)))
     return tuple(panels), float(spacing[plan.order[-2]] / spacing[plan.order[-1]])
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import gc
-
 import torch
+
+from esp_medsam_monai.runtimes.freed_memory import trim_memory
 
 __all__ = ["is_out_of_memory", "release_memory"]
 
@@ -21,6 +21,6 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def release_memory(device: torch.device) -> None:
     """Give back what is cached for a device and no longer used."""
-    gc.collect()
+    trim_memory()
     if device.type == "cuda":
         torch.cuda.empty_cache()

@@ -18,6 +18,9 @@ Color = tuple[float, float, float]
 BACKGROUND, TEXT = "#0e1116", "#f2f4f8"
 """Colours of a dark sheet and of the letters on it."""
 
+TINT = 0.22
+"""Opacity of a target's area."""
+
 MAX_PIXELS = 1024
 
 
@@ -26,8 +29,8 @@ class Panel:
     """One slice as it is shown.
 
     Args:
-        picture: ``(H, W, 3)``, float in 0..1 or uint8.
-        labels: ``(H, W)`` label values, 0 for background.
+        picture: ``(H, W, 3)``, uint8.
+        labels: ``(H, W)`` label values, uint8, 0 for background; a copy, which keeps no volume in memory.
         caption: letters in the lower left corner.
     """
 
@@ -47,8 +50,9 @@ def slice_panel(picture: torch.Tensor, labels: torch.Tensor, caption: str = "", 
     """
     step = -(-max(picture.shape[-2:]) // most)
     small = torch.nn.functional.avg_pool2d(picture.float(), step, ceil_mode=True) if step > 1 else picture.float()
-    shown = (small.clamp(0, 255) / 255).expand(-1, 3, -1, -1)[0].permute(1, 2, 0).cpu().numpy()
-    return Panel(shown, labels[0, 0, ::step, ::step].cpu().numpy(), caption)
+    # Bytes: matplotlib computes on pictures of floats in double precision, with copies that are as large each.
+    shown = small.clamp(0, 255).round().to(torch.uint8).expand(-1, 3, -1, -1)[0].permute(1, 2, 0)
+    return Panel(shown.cpu().numpy(), labels[0, 0, ::step, ::step].cpu().numpy().astype(np.uint8), caption)
 
 
 def draw_panel(ax: Axes, panel: Panel, colors: Mapping[int, Color], aspect: float) -> None:
@@ -63,18 +67,26 @@ def draw_panel(ax: Axes, panel: Panel, colors: Mapping[int, Color], aspect: floa
     ax.set_axis_off()
     ax.imshow(panel.picture, aspect=aspect, interpolation="bilinear")
     height, width = panel.labels.shape
-    tint = np.zeros((height, width, 4))
+    tint = np.zeros((height, width, 4), dtype=np.uint8)
     for value, color in colors.items():
         inside = panel.labels == value
         if not inside.any():
             continue
-        tint[inside] = (*color, 0.22)
-        # A rim of zeros closes the contours of what touches the edge.
-        columns, rows = np.arange(-1, width + 1), np.arange(-1, height + 1)
-        edge = np.pad(inside, 1).astype(float)
+        tint[inside] = [round(255 * part) for part in (*color, TINT)]
+        # A rim of zeros closes the contours of what touches the edge. Only the box around the target: a contour keeps
+        # its coordinates and values in double precision until the sheet is drawn.
+        filled = [np.flatnonzero(inside.any(axis)) for axis in (1, 0)]
+        (top, bottom), (left, right) = [(int(index[0]), int(index[-1]) + 1) for index in filled]
+        contour = ax.contour(
+            np.arange(left - 1, right + 1),
+            np.arange(top - 1, bottom + 1),
+            np.pad(inside[top:bottom, left:right], 1).astype(np.uint8),
+            levels=[0.5],
+            colors=[color],
+            linewidths=1.0,
+        )
         # A dark rim below: a contour must not vanish on tissue of its own colour.
-        for rim, width_points in ((BACKGROUND, 2.2), (color, 1.0)):
-            ax.contour(columns, rows, edge, levels=[0.5], colors=[rim], linewidths=width_points)
+        contour.set_path_effects([withStroke(linewidth=2.2, foreground=BACKGROUND)])
     ax.imshow(tint, aspect=aspect, interpolation="nearest")
     ax.set_xlim(-0.5, width - 0.5)
     ax.set_ylim(height - 0.5, -0.5)

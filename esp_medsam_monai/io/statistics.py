@@ -112,7 +112,7 @@ def _components(inside: np.ndarray, profiles: list[np.ndarray]) -> int:
     box = inside[tuple(slice(int(index[0]), int(index[-1]) + 1) for index in filled)]
     labelled = sitk.ConnectedComponentImageFilter()
     labelled.FullyConnectedOn()
-    labelled.Execute(sitk.GetImageFromArray(box.astype(np.uint8)))
+    labelled.Execute(sitk.GetImageFromArray(box.view(np.uint8)))
     return int(labelled.GetObjectCount())
 
 

@@ -62,6 +62,10 @@ class Runtime(ABC):
         """Make what images of a modality and a side in pixels need; else the first such image waits for it."""
 
     @abstractmethod
+    def release(self) -> None:
+        """Give up what was made for modalities and sides; what is needed again is made again."""
+
+    @abstractmethod
     def _segment(self, x: Tensor, modality: str) -> Tensor:
         """Mask logits ``(B, targets, S, S)``, float32, of images ``(B, 3, S, S)`` of one modality."""
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from esp_medsam_monai.hashing import sha256_of_settings
 from esp_medsam_monai.networks import SelfPromptingNetwork
 from esp_medsam_monai.runtimes.base import Runtime
+from esp_medsam_monai.runtimes.freed_memory import trim_memory
 from esp_medsam_monai.runtimes.processor import cpu_name
 
 __all__ = ["SelfCheck", "cache_folder", "check_picture", "fingerprint", "self_check"]
@@ -82,6 +83,9 @@ def _check(runtime: Runtime) -> SelfCheck:
         begin = time.perf_counter()
         runtime(x, modality).sum().item()
         times.append(time.perf_counter() - begin)
+    # Images to come are of another modality, or wait for their turn: a network of side 1024 holds half a GB.
+    runtime.release()
+    trim_memory()
     return SelfCheck(error, min(times), error <= TOLERANCE[runtime.precision])
 
 

@@ -69,6 +69,10 @@ class OnnxRuntime(Runtime):
         """See :class:`Runtime`."""
         self._session(modality, side)
 
+    def release(self) -> None:
+        """See :class:`Runtime`."""
+        self._sessions.clear()
+
     def _segment(self, x: Tensor, modality: str) -> Tensor:
         side = x.shape[-1]
         session = self._session(modality, side)

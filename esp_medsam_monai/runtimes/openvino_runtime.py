@@ -15,6 +15,7 @@ from torch import Tensor
 
 from esp_medsam_monai.networks import ESPMedSAM, SelfPromptingNetwork, fuse
 from esp_medsam_monai.runtimes.base import Runtime, RuntimeMissing
+from esp_medsam_monai.runtimes.freed_memory import trim_memory
 from esp_medsam_monai.runtimes.processor import has_bf16
 
 __all__ = ["OpenVINORuntime", "convert"]
@@ -69,6 +70,11 @@ class OpenVINORuntime(Runtime):
         self._model(modality, side)
         self._requests(modality, side, together=False)
 
+    def release(self) -> None:
+        """See :class:`Runtime`."""
+        self._compiled.clear()
+        self._models.clear()
+
     def _segment(self, x: Tensor, modality: str) -> Tensor:
         images = x.contiguous().numpy()
         side = x.shape[-1]
@@ -103,6 +109,7 @@ class OpenVINORuntime(Runtime):
             self._compiled[key] = (
                 _openvino().AsyncInferQueue(compiled, threads) if together else compiled.create_infer_request()
             )
+            trim_memory()  # tracing computes the network once, in PyTorch
         return self._compiled[key]
 
     def _model(self, modality: str, side: int) -> Any:

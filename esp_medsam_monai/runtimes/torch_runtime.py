@@ -65,6 +65,11 @@ class TorchRuntime(Runtime):
         """See :class:`Runtime`; a CUDA graph is recorded at the first batch of its size."""
         self._module(modality)
 
+    def release(self) -> None:
+        """See :class:`Runtime`."""
+        self._modules.clear()
+        self._graphs = GraphStore()
+
     @torch.no_grad()
     def __call__(self, x: Tensor, modality: str | Sequence[str] | Tensor | None = None) -> Tensor:
         """See :class:`Runtime`. A mixed batch on a GPU is one pass, and nothing waits for the host."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import nibabel as nib
@@ -187,3 +188,15 @@ def test_values_sizes_in_the_legend(shape: tuple[int, ...], size: str, figures: 
 )
 def test_values_informative_slices(filled: list[bool], expected: list[int]) -> None:
     assert informative_slices(filled) == expected
+
+
+def test_values_memory_of_a_preview_is_that_of_its_panels(tmp_path: Path) -> None:
+    """Six panels of 512 x 512 are 5 MB of pixels; in double precision, with their contours' grids, 250 MB."""
+    draw(tmp_path / "first.png", (512, 512, 8))  # imports and fonts
+    tracemalloc.start()
+    try:
+        draw(tmp_path / "second.png", (512, 512, 8))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 80e6

@@ -20,6 +20,7 @@ class Fake(Runtime):
     name = "fake"
     error = 0.0
     calls = 0
+    releases = 0
 
     @classmethod
     def missing(cls, device, precision):
@@ -27,6 +28,9 @@ class Fake(Runtime):
 
     def prepare(self, modality, side):
         pass
+
+    def release(self):
+        type(self).releases += 1
 
     def _segment(self, x, modality):
         type(self).calls += 1
@@ -53,6 +57,7 @@ def fresh(monkeypatch, tmp_path):
     """No result of another test, or of this machine's user."""
     monkeypatch.setenv("ESP_MEDSAM_CACHE", str(tmp_path))
     monkeypatch.setattr(Fake, "calls", 0)
+    monkeypatch.setattr(Fake, "releases", 0)
     monkeypatch.setattr(Fake, "error", 0.0)
     return tmp_path
 
@@ -96,6 +101,7 @@ def test_a_check_is_made_once(network, monkeypatch, fresh):
     first = self_check(Fake(network))
     calls = Fake.calls
     assert calls > 0 and self_check(Fake(network)) == first and Fake.calls == calls
+    assert Fake.releases == 1, "what the check made is given up"
     with torch.no_grad():
         next(network.parameters()).add_(1)
     self_check(Fake(network))

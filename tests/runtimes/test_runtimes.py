@@ -48,6 +48,14 @@ def test_any_side(runtime, network):
         torch.testing.assert_close(runtime(images(1, 96), "mr"), network(images(1, 96), "mr"), atol=1e-3, rtol=1e-3)
 
 
+def test_released_it_holds_no_model_and_makes_it_again(runtime):
+    expected = runtime(images(1), "mr").clone()
+    made = [kept for kept in vars(runtime).values() if isinstance(kept, dict) and kept]
+    runtime.release()
+    assert made and not [kept for kept in made if kept and kept is not runtime.modalities]
+    torch.testing.assert_close(runtime(images(1), "mr"), expected, atol=1e-5, rtol=1e-5)
+
+
 def test_a_result_can_be_written_to(runtime):
     """Those who take it for a plain tensor do: targets are masked in place."""
     runtime(images(2), "mr")[:, 0].fill_(1)
