@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -33,7 +34,7 @@ def main() -> None:
     content = json.loads(args.slices.read_text(encoding="utf-8"))
     setting = content["settings"][0]
     figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
-    style, edge = {"textcoords": "offset points"}, {1: "bottom", -1: "top"}
+    edge: dict[int, Any] = {1: "bottom", -1: "top"}
     rows = {name: row for name, row in setting["rows"].items() if not name.endswith("_encoder")}
     # By turns above and below: two runtimes may be equally fast.
     for index, (name, row) in enumerate(sorted(rows.items(), key=lambda item: item[1]["median_s"])):
@@ -46,7 +47,9 @@ def main() -> None:
         ours = name not in ("published", "plain")
         axes.scatter(row["median_s"], dice, s=60, color="tab:blue" if ours else "tab:grey", zorder=3)
         label = {"published": "as published", "plain": "our network, not folded"}.get(name, name.replace("_", " "))
-        axes.annotate(label, (row["median_s"], dice), (3, 5 * side), **style, rotation=50 * side, va=edge[side])
+        axes.annotate(
+            label, (row["median_s"], dice), (3, 5 * side), textcoords="offset points", rotation=50 * side, va=edge[side]
+        )
     axes.set(
         xlabel=f"seconds a slice, {setting['side']} x {setting['side']}, batch {setting['batch']}",
         ylabel="Dice with PyTorch fp32",
