@@ -117,8 +117,8 @@ def measure(args: argparse.Namespace, work: Path) -> tuple[float | None, dict[st
     refused.mkdir()
     (refused / "broken.nii.gz").write_bytes(b"no image")
     # Twice: the first may be the one in which a runtime is chosen, once for a machine, which takes memory too.
-    idle_peaks = [segment("nothing", refused, work / f"out_idle{i}", args, None).peak_gb for i in range(2)]
-    idle = None if None in idle_peaks else min(peak for peak in idle_peaks if peak is not None)
+    peaks = (segment("nothing", refused, work / f"out_idle{i}", args, None).peak_gb for i in range(2))
+    idle = min(filter(None, peaks), default=None)
 
     scale = 20 if args.quick else 1
     counts = sorted({max(2, count // scale) for count in (*SCALING, *MEMORY)} | {max(2, args.slices // scale)})

@@ -43,6 +43,7 @@ def ended(child: int, out: Path, seconds: float, masks: int) -> bool:
 
 
 def visible(out: Path) -> int:
+    """Number of masks that are there under their own name."""
     return sum(not path.name.startswith(".") for path in out.rglob("*_seg.nii.gz"))
 
 

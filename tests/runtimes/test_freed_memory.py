@@ -11,11 +11,12 @@ from esp_medsam_monai.runtimes import freed_memory
 
 # Blocks below glibc's threshold; the last one stays, so that the heap does not shrink by itself.
 SCRIPT = """
+import resource
 from pathlib import Path
 from esp_medsam_monai.runtimes.freed_memory import trim_memory
 
 def resident():
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
 
 blocks = [bytearray(b"x" * 65536) for _ in range(4000)]
 full = resident()
